@@ -1,0 +1,153 @@
+"""The typed face of the compiled core; `mypy.stubtest` keeps it true."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, final
+
+from fastgw.config_types import LimitsConfig
+from fastgw.errors import Fault
+
+PRODUCE: Final[int]
+CONSUME: Final[int]
+ADMIN: Final[int]
+
+@final
+class Principal:
+    user: str
+    account_id: int
+    permissions: int
+    stations: tuple[str, ...]
+    epoch: int
+    expires_at: float
+    def __init__(
+        self,
+        user: str,
+        account_id: int,
+        permissions: int,
+        stations: tuple[str, ...] = ...,
+        epoch: int = ...,
+        expires_at: float = ...,
+    ) -> None: ...
+    def may(self, permission: int, station: str) -> bool: ...
+
+@final
+class Station:
+    name: str
+    stream: str
+    record: Any
+    def __init__(
+        self,
+        name: str,
+        stream: str,
+        subject: str,
+        headers: str | tuple[str, ...] = ...,
+        header_allow: tuple[str, ...] = ...,
+        record: object = ...,
+        validator: Callable[[bytes], str | None] | None = ...,
+    ) -> None: ...
+
+@final
+class Request:
+    @property
+    def method(self) -> str: ...
+    @property
+    def raw_path(self) -> bytes: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> bytes: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def principal(self) -> Principal | None: ...
+    @principal.setter
+    def principal(self, identity: Principal) -> None: ...
+    @property
+    def record(self) -> Any: ...
+    @property
+    def client(self) -> str: ...
+    @property
+    def closed(self) -> bool: ...
+    def header(self, name: bytes) -> bytes | None: ...
+    def respond(
+        self,
+        status: int,
+        body: bytes = ...,
+        headers: tuple[tuple[bytes, bytes], ...] = ...,
+        content_type: bytes = ...,
+    ) -> None: ...
+    def fail(self, fault: Fault) -> None: ...
+    def resume(self) -> None: ...
+
+@final
+class HttpConnection(asyncio.Protocol):
+    ...
+
+@final
+class BrokerLink(asyncio.Protocol):
+    on_info: Callable[[bytes], None] | None
+    on_pong: Callable[[], None] | None
+    on_error: Callable[[str], None] | None
+    on_lost: Callable[[Exception | None], None] | None
+    transport: asyncio.Transport | None
+    pings_out: int
+    is_live: bool
+    @property
+    def in_flight(self) -> int: ...
+    def use_transport(self, transport: asyncio.BaseTransport) -> None: ...
+    def send(self, data: bytes) -> None: ...
+    def ping(self) -> None: ...
+    def go_live(self, info: dict[str, object]) -> None: ...
+    def retire(self) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Ingress:
+    requests_count: int
+    faults_count: int
+    defects_count: int
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: LimitsConfig,
+        *,
+        tokens_max: int,
+        cors_origins: tuple[str, ...],
+        identify: Callable[[Request], Principal | None | Awaitable[Principal | None]],
+        dispatch: Callable[[Request], None],
+        consume: Callable[[Request], None],
+        report: Callable[[str, BaseException | None], None],
+    ) -> None: ...
+    @property
+    def is_broker_live(self) -> bool: ...
+    def protocol(self) -> HttpConnection: ...
+    def make_link(self) -> BrokerLink: ...
+    def put_station(self, station: Station) -> None: ...
+    def drop_station(self, name: str) -> None: ...
+    def forget_user(self, user: str) -> None: ...
+    def allow_anonymous(self, principal: Principal) -> None: ...
+    def find_principal(
+        self, request: Request
+    ) -> Principal | None | Awaitable[Principal | None]: ...
+    def begin_drain(self) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+    def sweep(self) -> None: ...
+    def turn(self) -> None: ...
+    def on_identified(
+        self, request: Request, done: asyncio.Future[Principal | None]
+    ) -> None: ...
+    def pull(
+        self,
+        request: Request,
+        stream: str,
+        durable: str,
+        batch: int,
+        wait_ms: int,
+        metadata: bool,
+        on_missing: Callable[[], None],
+    ) -> None: ...
+
+def check_subject(subject: bytes) -> bytes: ...
+def split_batch(body: bytes, by_lines: bool = ...) -> list[bytes]: ...

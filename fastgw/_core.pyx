@@ -1,0 +1,718 @@
+"""The compiled core: a produced message from the socket to the answer, in nine steps.
+
+    socket bytes
+      1 http_request   httptools callbacks -> Request            _core/http_request.pxi, request.pxi
+      2 route          method + path -> Station                  _core/route.pxi
+      3 authorize      credential bytes -> Principal             _core/authorize.pxi
+      4 validate       body -> the messages in it, checked       _core/validate.pxi
+      5 encode         one message -> its frame                  _core/encode.pxi, http_fields.pxi
+      6 publish        slots in flight, one write per turn       _core/publish.pxi, link.pxi
+      7 nats_ops       broker bytes -> ops                       _core/nats_ops.pxi
+      8 ack            PubAck or error -> the slot's request     _core/ack.pxi
+      9 http_response  answers in request order                  _core/http_response.pxi
+
+Nothing on this way awaits, makes a Task or a Future, or takes a lock. Requests that produce nothing
+leave at step 2 for a handler in Python; `consume/batch` comes back for its messages (consume.pxi).
+`Ingress` below is the only seam: it knows both sockets, the parts know bytes. Parts are included
+before those that call them, because the compiler inlines only what it has seen.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItem
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memchr, memcmp, memcpy, memmove
+from libc.time cimport time as unix_time, time_t
+
+import re
+from asyncio import ensure_future
+from binascii import b2a_base64
+from datetime import UTC, datetime
+from email.utils import formatdate
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from inspect import isawaitable
+from secrets import token_urlsafe
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
+
+from fastgw.errors import KINDS, ClientFault, Fault, InternalError, UpstreamFault, clip
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t send(int fd, const void* data, size_t size, int flags)
+    enum:
+        MSG_DONTWAIT
+
+cdef extern from *:
+    """
+    #include <time.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0  /* WHY: macOS has SO_NOSIGPIPE instead, and Python ignores SIGPIPE. */
+    #endif
+    #ifndef CLOCK_MONOTONIC_COARSE
+    #define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
+    #endif
+    """
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* now) noexcept nogil
+    const int CLOCK_MONOTONIC_COARSE
+    const int MSG_NOSIGNAL
+
+# SOURCE: RFC 3986 §3.2.2 reg-name, IPv4, IP-literal; RFC 9110 §7.2.
+cdef object HOST_PATTERN = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
+).fullmatch
+
+
+cdef class Ingress
+cdef class HttpConnection
+cdef class BrokerLink
+cdef class Request
+cdef class Pull
+
+include "_core/limits.pxi"
+include "_core/ascii.pxi"
+include "_core/buffer.pxi"
+include "_core/http_response.pxi"
+include "_core/route.pxi"
+include "_core/authorize.pxi"
+include "_core/validate.pxi"
+include "_core/encode.pxi"
+include "_core/publish.pxi"
+include "_core/nats_ops.pxi"
+include "_core/ack.pxi"
+include "_core/request.pxi"
+include "_core/http_fields.pxi"
+include "_core/consume.pxi"
+include "_core/link.pxi"
+include "_core/http_request.pxi"
+
+
+@cython.final
+cdef class Ingress:
+    """Everything that the connections of one worker share, and the decisions between the steps.
+
+    Args:
+        loop: the running event loop.
+        limits: `fastgw.config.LimitsConfig`, whose bounds are copied.
+        tokens_max: how many verified credentials are kept.
+        cors_origins: origins that may read answers; ("*",) for all, () for no CORS headers.
+        identify: called with a Request whose credential is not cached; returns a Principal, None,
+            or an awaitable of either.
+        dispatch: called with a Request of any path that is not a station's.
+        consume: called with a Request of a station's consume/batch.
+        report: called with a text and an exception for each defect that was survived.
+    """
+
+    cdef object call_soon, identify, dispatch, consume, report, on_turn
+    cdef dict routes
+    cdef TokenCache tokens
+    cdef Principal anonymous
+    cdef BrokerLink link
+    cdef set connections, links
+    cdef list dirty
+    cdef Request first_waiting, last_waiting
+    cdef int64_t waiting_bytes
+    cdef Buffer scratch, no_fields
+    cdef bytes answer_tail, cors_head, preflight_head
+    cdef frozenset cors_origins
+    cdef bint is_turn_scheduled, is_draining
+    cdef time_t tail_second
+    cdef uint64_t now_ms, next_connection_sweep_ms
+    # Bounds, copied from the configuration.
+    cdef Py_ssize_t body_bytes_max, batch_bytes_max, batch_messages_max
+    cdef bint is_body_bound_configured
+    cdef Py_ssize_t request_line_bytes_max, headers_bytes_max
+    cdef int headers_count_max, publishes_in_flight_max, pipelined_max, connections_max
+    cdef uint64_t head_timeout_ms, idle_timeout_ms, body_timeout_ms, ack_timeout_ms, waiting_ms_max
+    cdef int64_t waiting_bytes_max, consume_bytes_max
+    # Counters, for monitoring.
+    cdef readonly uint64_t requests_count, faults_count, defects_count
+
+    def __init__(
+        self, loop, limits, *, int tokens_max, tuple cors_origins, identify, dispatch, consume, report
+    ):
+        self.call_soon = loop.call_soon
+        self.identify = identify
+        self.dispatch = dispatch
+        self.consume = consume
+        self.report = report
+        self.on_turn = self.turn
+        self.routes = {}
+        self.tokens = TokenCache(tokens_max)
+        self.connections = set()
+        self.links = set()
+        self.dirty = []
+        self.copy_limits(limits)
+        self.build_cors(cors_origins)
+        self.now_ms = monotonic_ms()
+        self.renew_tail(unix_time(NULL))
+
+    def __dealloc__(self):
+        drop_buffer(&self.scratch)
+        drop_buffer(&self.no_fields)
+
+    cdef int copy_limits(self, object limits) except -1:
+        self.is_body_bound_configured = limits.body_bytes_max is not None
+        self.body_bytes_max = limits.body_bytes_max or 1048576
+        self.batch_bytes_max = limits.batch_bytes_max
+        self.batch_messages_max = limits.batch_messages_max
+        self.request_line_bytes_max = limits.request_line_bytes_max
+        self.headers_bytes_max = limits.headers_bytes_max
+        self.headers_count_max = limits.headers_count_max
+        self.publishes_in_flight_max = limits.publishes_in_flight_max
+        self.pipelined_max = limits.pipelined_max
+        self.connections_max = limits.connections_max
+        self.head_timeout_ms = limits.head_timeout_ms
+        self.idle_timeout_ms = limits.idle_timeout_ms
+        self.body_timeout_ms = limits.body_timeout_ms
+        self.ack_timeout_ms = limits.ack_timeout_ms
+        self.waiting_ms_max = limits.waiting_ms_max
+        self.waiting_bytes_max = limits.waiting_bytes_max
+        self.consume_bytes_max = limits.consume_bytes_max
+        return 0
+
+    cdef int build_cors(self, tuple origins) except -1:
+        """Prebuild the CORS lines. SOURCE: Fetch standard, CORS protocol."""
+        self.cors_head = b""
+        self.cors_origins = None
+        preflight = b""
+        if origins:
+            exposed = b"Nats-Stream, Nats-Sequence, Nats-Duplicate, Error-Code, Retry-After"
+            self.cors_head = b"Access-Control-Expose-Headers: " + exposed + b"\r\n"
+            if "*" in origins:
+                self.cors_head = b"Access-Control-Allow-Origin: *\r\n" + self.cors_head
+            else:
+                self.cors_origins = frozenset(origin.encode() for origin in origins)
+                self.cors_head += b"Vary: Origin\r\n"
+            # WHY: the wildcard does not cover Authorization, so it is named beside it.
+            preflight = (
+                b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+                b"Access-Control-Allow-Headers: Authorization, Content-Type, *\r\n"
+                b"Access-Control-Max-Age: 86400\r\n"
+            )
+        self.preflight_head = (
+            b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n" + preflight
+        )
+        return 0
+
+    # --- the face for gateway.py ------------------------------------------------------------
+
+    def protocol(self) -> HttpConnection:
+        """A protocol for one accepted client connection."""
+        return HttpConnection.__new__(HttpConnection, self)
+
+    def make_link(self) -> BrokerLink:
+        """A protocol for one data-plane connection to the broker."""
+        return BrokerLink.__new__(BrokerLink, self)
+
+    def put_station(self, Station station) -> None:
+        """Serve `station` from now on; one of the same name is replaced whole."""
+        self.routes.update(station_routes(station))
+
+    def drop_station(self, str name) -> None:
+        """Serve the station no more."""
+        cdef bytes base = b"/stations/" + name.encode()
+        for end in (b"/produce/single", b"/produce/batch", b"/consume/batch"):
+            self.routes.pop(base + end, None)
+
+    def forget_user(self, str user) -> None:
+        """Drop the cached credentials of a user that has changed."""
+        self.tokens.forget(user)
+
+    def allow_anonymous(self, Principal principal) -> None:
+        """Let every request without credentials act as `principal`."""
+        self.anonymous = principal
+
+    def find_principal(self, Request request):
+        """Who sends the request: a Principal, None, or an awaitable of either."""
+        cdef bytes key = credential_key(request)
+        cdef Principal principal
+        if key is None:
+            return self.anonymous
+        principal = self.tokens.find(key, <double>unix_time(NULL))
+        if principal is not None:
+            return principal
+        found = self.identify(request)
+        if type(found) is Principal:
+            self.tokens.remember(key, found)
+        return found
+
+    def begin_drain(self) -> None:
+        """Answer what is there, and close each connection behind its last answer."""
+        cdef HttpConnection conn
+        self.is_draining = True
+        for conn in list(self.connections):
+            if conn.head is None and conn.current is None and conn.phase == PHASE_IDLE:
+                conn.is_stopped = True
+                conn.transport.close()
+
+    @property
+    def is_broker_live(self) -> bool:
+        return self.link is not None
+
+    def stats(self) -> dict:
+        """Counters and gauges of this worker."""
+        return {
+            "requests": self.requests_count,
+            "faults": self.faults_count,
+            "defects": self.defects_count,
+            "connections": len(self.connections),
+            "in_flight": 0 if self.link is None else self.link.slots.in_flight(),
+            "waiting_bytes": self.waiting_bytes,
+            "tokens_cached": len(self.tokens.principals),
+        }
+
+    def sweep(self) -> None:
+        """Act on every deadline that has passed; called about ten times a second."""
+        cdef HttpConnection conn
+        cdef BrokerLink link
+        self.now_ms = monotonic_ms()
+        for link in list(self.links):
+            link.sweep(self.now_ms)
+        self.sweep_waiting()
+        if self.now_ms >= self.next_connection_sweep_ms:
+            self.next_connection_sweep_ms = self.now_ms + 500
+            for conn in list(self.connections):
+                conn.sweep(self.now_ms)
+
+    # --- the broker's side ------------------------------------------------------------------
+
+    cdef int take_link(self, BrokerLink link) except -1:
+        self.link = link
+        self.links.add(link)
+        if not self.is_body_bound_configured:
+            self.body_bytes_max = <Py_ssize_t>link.payload_bytes_max
+        return self.schedule_turn()
+
+    cdef int link_lost(self, BrokerLink link) except -1:
+        """`link` takes no more publishes. What waits for a slot was never sent, and is told so."""
+        cdef Request request
+        if link.is_lost:
+            self.links.discard(link)
+        if self.link is not link:
+            return 0
+        self.link = None
+        while self.first_waiting is not None:
+            request = self.take_waiting()
+            self.give_up_unsent(request, "broker-away", "the connection to the broker was lost; nothing was sent")
+        return 0
+
+    # --- one request ------------------------------------------------------------------------
+
+    cdef int route(self, Request request) except -1:
+        """Step 2: find the station by the target; other targets keep all their headers."""
+        cdef PyObject* found = PyDict_GetItem(self.routes, request.url)
+        cdef Route route
+        self.requests_count += 1
+        request.path_bytes = request.url
+        if found == NULL:
+            request.path_bytes, request.query_bytes = split_target(request.url)
+            found = PyDict_GetItem(self.routes, request.path_bytes)
+            if found == NULL and b"%" in request.path_bytes:
+                decoded = unquote_to_bytes(request.path_bytes)
+                found = PyDict_GetItem(self.routes, decoded)
+        if found == NULL:
+            request.header_list = []
+            return 0
+        route = <Route>found
+        request.station = route.station
+        request.action = route.action
+        return 0
+
+    cdef int admit(self, Request request) except -1:
+        """Steps 2 and 3 with the head known: set the answer when the head alone earns one."""
+        if request.method_name == b"OPTIONS":
+            request.answer = self.preflight_head
+            return 0
+        if request.action == ACTION_OTHER:
+            return 0
+        if request.method_name != b"POST":
+            request.refuse("method-not-allowed", f"{request.method} is not served here; POST is")
+            request.answer += b"Allow: POST, OPTIONS\r\n"
+            return 0
+        found = self.find_principal(request)
+        if found is None:
+            return request.refuse("unauthorized", "no valid credential")
+        if type(found) is Principal:
+            return self.admit_principal(request, found)
+        request.state = REQUEST_IDENTIFYING
+        task = ensure_future(found)
+        task.add_done_callback(lambda done: self.on_identified(request, done))
+        return 0
+
+    cdef int admit_principal(self, Request request, Principal principal) except -1:
+        request.identity = principal
+        needed = CONSUME if request.action == ACTION_CONSUME else PRODUCE
+        if not principal.allows(needed, request.station.name):
+            verb = "consume from" if request.action == ACTION_CONSUME else "produce to"
+            request.refuse("forbidden", f"{clip(principal.user)} may not {verb} {clip(request.station.name)}")
+        return 0
+
+    def on_identified(self, Request request, done) -> None:
+        """An identity check off the loop has ended."""
+        if request.state == REQUEST_GONE:
+            return
+        request.state = REQUEST_READING
+        try:
+            principal = done.result()
+        except Fault as fault:
+            request.refuse(fault.kind.word, fault.text)
+        except Exception as error:
+            self.report_defect("an identity check failed", error)
+            request.refuse("internal", "internal error")
+        else:
+            if principal is None:
+                request.refuse("unauthorized", "no valid credential")
+            else:
+                self.admit_principal(request, principal)
+        if request.is_complete:
+            self.proceed(request, &self.no_fields)
+
+    cdef int proceed(self, Request request, Buffer* fields) except -1:
+        """The body is complete: go on to step 4, or answer what was refused."""
+        if request.answer is not None:
+            return request.make_ready()
+        if request.state == REQUEST_IDENTIFYING:
+            request.fields = copy_of(fields)
+            return 0
+        request.state = REQUEST_SERVING
+        try:
+            if request.action == ACTION_SINGLE or request.action == ACTION_BATCH:
+                self.produce(request, fields)
+            elif request.action == ACTION_CONSUME:
+                self.consume(request)
+            else:
+                self.dispatch(request)
+        except Fault as fault:
+            request.fail(fault)
+        except Exception as error:
+            self.report_defect("a request failed", error)
+            request.finish("internal", "internal error")
+        return 0
+
+    def resume(self, Request request) -> None:
+        """Take a request back to step 2 after its station was made."""
+        cdef Buffer fields = Buffer(NULL, 0, 0)
+        cdef Principal principal = request.identity
+        cdef PyObject* found = PyDict_GetItem(self.routes, unquote_to_bytes(request.path_bytes))
+        if found == NULL:
+            request.finish("station-unknown", "no such station")
+            return
+        request.station = (<Route>found).station
+        request.action = (<Route>found).action
+        self.admit_principal(request, principal)
+        request.state = REQUEST_READING
+        try:
+            refill_fields(request, &fields)
+            self.proceed(request, &fields)
+        finally:
+            drop_buffer(&fields)
+
+    cdef int produce(self, Request request, Buffer* fields) except -1:
+        """Steps 4 to 6: validate, encode, publish; or wait for room."""
+        cdef Buffer kept
+        if self.link is None:
+            request.finish("broker-away", "the broker is away; nothing was stored")
+            return 0
+        if request.suffix is not None or request.query_bytes:
+            read_produce_options(request)
+        if request.message_id is not None and PyBytes_GET_SIZE(request.message_id) > MESSAGE_ID_BYTES_MAX:
+            raise ClientFault(
+                "bad-header",
+                f"message id of {len(request.message_id)} bytes exceeds {<int>MESSAGE_ID_BYTES_MAX}",
+            )
+        kept.data = NULL
+        kept.size = fields.size
+        if request.fields is not None:
+            kept.data = PyBytes_AS_STRING(request.fields)
+            kept.size = <size_t>PyBytes_GET_SIZE(request.fields)
+            fields = &kept
+        self.find_messages(request, fields)
+        if request.state != REQUEST_SERVING:
+            return 0
+        if self.first_waiting is None:
+            self.link.publish(request, fields)
+        if request.messages_sent < request.messages_count:
+            if request.fields is None:
+                request.fields = copy_of(fields)
+            self.wait_for_room(request)
+        return 0
+
+    cdef int find_messages(self, Request request, Buffer* fields) except -1:
+        """Step 4: the messages of the body, each of them checked."""
+        cdef Py_ssize_t i
+        cdef Span* span
+        cdef Py_ssize_t overhead = <Py_ssize_t>fields.size + 64
+        cdef bytes body = request.body_bytes
+        if request.message_id is not None:
+            overhead += PyBytes_GET_SIZE(request.message_id)
+        request.messages_count = 1
+        if request.action == ACTION_SINGLE:
+            reason = self.find_refusal(request, body, overhead)
+            if reason is not None:
+                request.settle_fault(0, reason[0], reason[1])
+            return 0
+        split_body(body, is_lines_type(request.content_type), &request.spans)
+        request.messages_count = request.spans.size // sizeof(Span)
+        if request.messages_count > self.batch_messages_max:
+            raise ClientFault(
+                "body-too-large",
+                f"batch of {request.messages_count} messages exceeds {self.batch_messages_max}",
+            )
+        if request.wants_results:
+            request.results = [None] * request.messages_count
+        if request.messages_count == 0:
+            return request.respond(200, b'{"error":null,"success":true}')
+        span = <Span*>request.spans.data
+        for i in range(request.messages_count):
+            if request.station.validator is None and span[i].size + overhead <= self.link.payload_bytes_max:
+                continue
+            reason = self.find_refusal(
+                request, body[span[i].start:span[i].start + span[i].size], overhead)
+            if reason is not None:
+                span[i].size = -1
+                request.settle_fault(i, reason[0], reason[1])
+        return 0
+
+    cdef object find_refusal(self, Request request, bytes message, Py_ssize_t overhead):
+        """Why a message may not be published, as (kind, text), or None.
+
+        WHY: one payload above the broker's bound closes the connection that all requests share.
+        """
+        if PyBytes_GET_SIZE(message) + overhead > self.link.payload_bytes_max:
+            return ("message-too-large",
+                    f"message of {len(message)} bytes with its headers exceeds the broker's "
+                    f"{self.link.payload_bytes_max}")
+        if request.station.validator is not None:
+            reason = request.station.validator(message)
+            if reason is not None:
+                return ("schema-refused", f"Schema validation has failed: {reason}")
+        return None
+
+    # --- waiting for free slots -------------------------------------------------------------
+
+    cdef int wait_for_room(self, Request request) except -1:
+        """Put the request behind those that wait; past the bound it is refused."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(request.body_bytes)
+        if self.waiting_bytes + size > self.waiting_bytes_max:
+            return self.give_up_unsent(
+                request, "overloaded",
+                f"more than {self.waiting_bytes_max} bytes wait for the broker",
+            )
+        self.waiting_bytes += size
+        request.waiting_until_ms = self.now_ms + self.waiting_ms_max
+        if self.last_waiting is None:
+            self.first_waiting = request
+        else:
+            self.last_waiting.next_waiting = request
+        self.last_waiting = request
+        return 0
+
+    cdef Request take_waiting(self):
+        cdef Request request = self.first_waiting
+        self.first_waiting = request.next_waiting
+        if self.first_waiting is None:
+            self.last_waiting = None
+        request.next_waiting = None
+        self.waiting_bytes -= PyBytes_GET_SIZE(request.body_bytes)
+        return request
+
+    cdef int pump_waiting(self) except -1:
+        """Publish for those that wait, oldest first, while there is room."""
+        cdef Request request
+        cdef Buffer fields
+        fields.capacity = 0
+        while self.first_waiting is not None and self.link is not None and self.link.has_room():
+            request = self.first_waiting
+            if request.state == REQUEST_GONE and request.messages_sent == 0:
+                # WHY: the client left before anything was sent; nobody was promised anything.
+                self.take_waiting()
+                continue
+            fields.data = PyBytes_AS_STRING(request.fields)
+            fields.size = <size_t>PyBytes_GET_SIZE(request.fields)
+            self.link.publish(request, &fields)
+            if request.messages_sent < request.messages_count:
+                return 0
+            self.take_waiting()
+        return 0
+
+    cdef int sweep_waiting(self) except -1:
+        """Refuse those that have waited too long. The oldest stands first."""
+        while self.first_waiting is not None and self.first_waiting.waiting_until_ms <= self.now_ms:
+            self.give_up_unsent(
+                self.take_waiting(), "overloaded",
+                f"the broker had no room for {self.waiting_ms_max} ms; nothing was sent",
+            )
+        return 0
+
+    cdef int give_up_unsent(self, Request request, str word, str text) except -1:
+        """Answer the messages of a request that were never sent."""
+        cdef Py_ssize_t index
+        while request.messages_sent < request.messages_count:
+            index = request.messages_sent
+            request.messages_sent += 1
+            if request.span(index).size >= 0:
+                request.settle_fault(index, word, text)
+        return 0
+
+    # --- consuming --------------------------------------------------------------------------
+
+    def pull(
+        self,
+        Request request,
+        str stream,
+        str durable,
+        int batch,
+        uint64_t wait_ms,
+        bint metadata,
+        on_missing,
+    ) -> None:
+        """Fetch messages of a durable consumer and answer the request with them.
+
+        Args:
+            stream, durable: names of the stream and of its pull consumer, already checked.
+            batch: how many messages at most.
+            wait_ms: how long to wait for the first one, in milliseconds.
+            metadata: whether each message carries seq, timestamp, deliveries and subject.
+            on_missing: called instead of an answer when the consumer does not exist.
+        """
+        cdef Pull pull
+        if request.state == REQUEST_GONE:
+            return
+        if self.link is None:
+            request.finish("broker-away", "the broker is away")
+            return
+        if len(self.link.pulls) >= PULLS_MAX:
+            request.finish("overloaded", f"more than {<int>PULLS_MAX} consumers wait for messages")
+            return
+        pull = Pull.__new__(Pull)
+        pull.request = request
+        pull.batch = batch
+        pull.wants_metadata = metadata
+        pull.on_missing = on_missing
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}".encode()
+        # WHY: a message above max_bytes would block its consumer for ever.
+        bytes_max = max(self.consume_bytes_max, 2 * self.link.payload_bytes_max)
+        self.link.start_pull(pull, subject, wait_ms, bytes_max)
+
+    cdef inline int after_answer(self, Request request) except -1:
+        """The answer was handed to the client's connection: acknowledge what it carries."""
+        cdef Pull pull
+        if request.pull is not None:
+            pull = request.pull
+            request.pull = None
+            pull.acknowledge(b"+ACK")
+        return 0
+
+    # --- turns ------------------------------------------------------------------------------
+
+    cdef inline int schedule_turn(self) except -1:
+        """Have `turn` run once, after every socket that is readable now was read."""
+        if not self.is_turn_scheduled:
+            self.is_turn_scheduled = True
+            self.call_soon(self.on_turn)
+        return 0
+
+    def turn(self) -> None:
+        """The end of an event-loop turn: one write to the broker, one to each connection."""
+        cdef HttpConnection conn
+        cdef list dirty
+        cdef time_t now
+        self.is_turn_scheduled = False
+        self.now_ms = monotonic_ms()
+        now = unix_time(NULL)
+        if now != self.tail_second:
+            self.renew_tail(now)
+        if self.first_waiting is not None:
+            self.pump_waiting()
+        if self.link is not None:
+            self.link.flush()
+        dirty = self.dirty
+        if dirty:
+            self.dirty = []
+            for conn in dirty:
+                conn.flush()
+            shrink_buffer_to(&self.scratch, 262144)
+        for link in self.links:
+            (<BrokerLink>link).flush()
+
+    cdef int renew_tail(self, time_t now) except -1:
+        self.tail_second = now
+        self.answer_tail = self.cors_head + b"Date: " + http_date(<double>now) + b"\r\n"
+        return 0
+
+    cdef int report_defect(self, str text, object error) except -1:
+        self.defects_count += 1
+        self.report(text, error)
+        return 0
+
+
+cdef bytes credential_key(Request request):
+    """The raw bytes that a credential is cached by, or None when the request has none."""
+    if request.credential is not None:
+        return request.credential
+    if request.api_key is not None:
+        return b"\0key " + request.api_key
+    if request.query_bytes:
+        for name, value in parse_query(request.query_bytes):
+            if name == b"authorization" or name == b"access_token":
+                return b"\0query " + value
+    return None
+
+
+cdef list parse_query(bytes query):
+    """Names and values of a query, percent-decoded."""
+    try:
+        return parse_qsl(query, keep_blank_values=True, max_num_fields=64)
+    except ValueError as error:
+        raise ClientFault("bad-request", f"the query cannot be read: {error}") from None
+
+
+cdef int read_produce_options(Request request) except -1:
+    """Read the query options of a produce request, and its subject suffix."""
+    for name, value in parse_query(request.query_bytes or b""):
+        if name == b"subject":
+            request.suffix = value
+        elif name == b"results":
+            request.wants_results = value == b"true" and request.action == ACTION_BATCH
+        elif name == b"wait" and value == b"false":
+            raise ClientFault("bad-request", "wait=false is not allowed on this station")
+        elif name == b"atomic" and value == b"true":
+            raise ClientFault("bad-request", "atomic=true is not allowed on this station")
+    if request.suffix is not None:
+        request.subject = check_subject(request.station.subject + b"." + request.suffix)
+    return 0
+
+
+cdef int refill_fields(Request request, Buffer* fields) except -1:
+    """Build the header block again, for a request that was read before its station was known."""
+    for name, value in request.header_list:
+        kind = find_field(name, len(name))
+        if is_forwardable(kind):
+            forward_field(fields, request, kind, name, value)
+    if request.connection_names is not None:
+        drop_named_fields(fields, request.connection_names)
+    request.header_list = None
+    return 0
+
+
+cdef bint is_lines_type(bytes content_type):
+    """Whether the media type says one JSON value a line."""
+    if content_type is None:
+        return False
+    media = content_type.split(b";", 1)[0].strip().lower()
+    return media in (b"application/x-ndjson", b"application/jsonl", b"application/ndjson",
+                     b"application/x-jsonlines")

@@ -1,0 +1,107 @@
+# Step 3: credential bytes -> Principal, by one cache lookup.
+#
+# A miss goes to Python once (`Ingress.identify`), which verifies the token and returns a Principal;
+# from then on the raw bytes of the credential find it. This part never verifies anything itself,
+# and never keeps a credential that was not verified.
+
+PRODUCE = 1
+CONSUME = 2
+ADMIN = 4
+
+
+@cython.final
+cdef class Principal:
+    """Who sends a request, and what he may do.
+
+    Args:
+        user: name of the user.
+        account_id: number of the tenant.
+        permissions: sum of PRODUCE, CONSUME and ADMIN.
+        stations: globs of the stations that the permissions hold for.
+        epoch: the user's permissions epoch when the token was issued.
+        expires_at: seconds since 1970 after which the credential is void; infinity for never.
+    """
+
+    cdef readonly str user
+    cdef readonly int64_t account_id
+    cdef readonly int permissions
+    cdef readonly tuple stations
+    cdef readonly int64_t epoch
+    cdef readonly double expires_at
+    cdef bint every_station
+    cdef dict verdicts
+
+    def __init__(
+        self,
+        str user,
+        int64_t account_id,
+        int permissions,
+        tuple stations=("*",),
+        int64_t epoch=0,
+        double expires_at=float("inf"),
+    ):
+        self.user = user
+        self.account_id = account_id
+        self.permissions = permissions
+        self.stations = stations
+        self.epoch = epoch
+        self.expires_at = expires_at
+        self.every_station = "*" in stations
+        self.verdicts = {}
+
+    cdef bint allows(self, int permission, str station):
+        if not self.permissions & permission:
+            return False
+        if self.every_station:
+            return True
+        verdict = self.verdicts.get(station)
+        if verdict is None:
+            verdict = any(fnmatchcase(station, glob) for glob in self.stations)
+            if len(self.verdicts) < 1024:
+                self.verdicts[station] = verdict
+        return verdict
+
+    def may(self, int permission, str station) -> bool:
+        """Whether this principal may do `permission` on `station`."""
+        return self.allows(permission, station)
+
+
+@cython.final
+cdef class TokenCache:
+    """Verified credentials by their raw bytes; bounded, the oldest entry leaves first."""
+
+    cdef dict principals
+    cdef Py_ssize_t entries_max
+
+    def __init__(self, Py_ssize_t entries_max):
+        self.principals = {}
+        self.entries_max = entries_max
+
+    cdef inline Principal find(self, bytes credential, double now):
+        """The principal of `credential`, or None when it is not cached or has expired."""
+        cdef PyObject* found = PyDict_GetItem(self.principals, credential)
+        cdef Principal principal
+        if found == NULL:
+            return None
+        principal = <Principal>found
+        if principal.expires_at <= now:
+            del self.principals[credential]
+            return None
+        return principal
+
+    cdef int remember(self, bytes credential, Principal principal) except -1:
+        if PyBytes_GET_SIZE(credential) > CREDENTIAL_BYTES_MAX or self.entries_max < 1:
+            return 0
+        if len(self.principals) >= self.entries_max:
+            del self.principals[next(iter(self.principals))]
+        self.principals[credential] = principal
+        return 0
+
+    cdef int forget(self, str user) except -1:
+        """Drop what a user's tokens have left here, because the user changed."""
+        cdef Principal principal
+        for credential, found in list(self.principals.items()):
+            principal = found
+            if principal.user == user:
+                del self.principals[credential]
+        return 0

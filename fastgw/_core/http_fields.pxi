@@ -1,0 +1,181 @@
+# Which header is which, and which of them become headers of the message.
+#
+# `find_field` classifies a name by its length and letters; `put_field` appends one line to the header
+# block of the frame. DANGER: a value with CR or LF would forge broker headers (`Nats-Rollup: all`
+# erases a stream), so every value passes the check here although the parser refuses them too.
+
+cdef enum Field:
+    FIELD_PLAIN
+    FIELD_TRACE              # always copied
+    FIELD_HOST
+    FIELD_AUTHORIZATION
+    FIELD_API_KEY
+    FIELD_DROPPED            # hop-by-hop and secrets
+    FIELD_UPGRADE
+    FIELD_CONNECTION
+    FIELD_EXPECT
+    FIELD_CONTENT_LENGTH
+    FIELD_CONTENT_TYPE
+    FIELD_CONTENT_ENCODING
+    FIELD_TRANSFER_ENCODING
+    FIELD_ORIGIN
+    FIELD_NATS
+    FIELD_MESSAGE_ID         # Idempotency-Key, msg-id, webhook-id
+    FIELD_SUBJECT
+
+# SOURCE: the allow-list of the contract; the server compares these names with regard to case.
+cdef dict NATS_NAMES = {
+    name.lower(): name
+    for name in (
+        b"Nats-Expected-Last-Sequence",
+        b"Nats-Expected-Last-Subject-Sequence",
+        b"Nats-Expected-Last-Msg-Id",
+        b"Nats-TTL",
+    )
+}
+
+
+cdef inline Field find_field(const char* name, Py_ssize_t size) noexcept nogil:
+    if size == 4 and is_same_text(name, b"host", 4):
+        return FIELD_HOST
+    if size == 2 and is_same_text(name, b"te", 2):
+        return FIELD_DROPPED
+    if size == 6:
+        if is_same_text(name, b"cookie", 6):
+            return FIELD_DROPPED
+        if is_same_text(name, b"expect", 6):
+            return FIELD_EXPECT
+        if is_same_text(name, b"origin", 6):
+            return FIELD_ORIGIN
+        if is_same_text(name, b"msg-id", 6):
+            return FIELD_MESSAGE_ID
+    elif size == 7:
+        if is_same_text(name, b"upgrade", 7):
+            return FIELD_UPGRADE
+        if is_same_text(name, b"trailer", 7):
+            return FIELD_DROPPED
+        if is_same_text(name, b"baggage", 7):
+            return FIELD_TRACE
+    elif size == 9:
+        if is_same_text(name, b"x-api-key", 9):
+            return FIELD_API_KEY
+    elif size == 10:
+        if is_same_text(name, b"connection", 10):
+            return FIELD_CONNECTION
+        if is_same_text(name, b"keep-alive", 10):
+            return FIELD_DROPPED
+        if is_same_text(name, b"webhook-id", 10):
+            return FIELD_MESSAGE_ID
+        if is_same_text(name, b"tracestate", 10):
+            return FIELD_TRACE
+    elif size == 11:
+        if is_same_text(name, b"traceparent", 11):
+            return FIELD_TRACE
+    elif size == 12:
+        if is_same_text(name, b"content-type", 12):
+            return FIELD_CONTENT_TYPE
+    elif size == 13:
+        if is_same_text(name, b"authorization", 13):
+            return FIELD_AUTHORIZATION
+    elif size == 14:
+        if is_same_text(name, b"content-length", 14):
+            return FIELD_CONTENT_LENGTH
+        if is_same_text(name, b"http2-settings", 14):
+            return FIELD_DROPPED
+        if is_same_text(name, b"fastgw-subject", 14):
+            return FIELD_SUBJECT
+    elif size == 15:
+        if is_same_text(name, b"idempotency-key", 15):
+            return FIELD_MESSAGE_ID
+    elif size == 16:
+        if is_same_text(name, b"content-encoding", 16):
+            return FIELD_CONTENT_ENCODING
+    elif size == 17:
+        if is_same_text(name, b"transfer-encoding", 17):
+            return FIELD_TRANSFER_ENCODING
+    if size >= 5 and is_same_text(name, b"nats-", 5):
+        return FIELD_NATS
+    if size >= 6 and is_same_text(name, b"proxy-", 6):
+        return FIELD_DROPPED
+    return FIELD_PLAIN
+
+
+cdef inline bytes without_padding(bytes value):
+    """`value` without the optional white space that the parser leaves behind it."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+    cdef const char* text = PyBytes_AS_STRING(value)
+    if size and (text[size - 1] == 32 or text[size - 1] == 9):
+        return value.rstrip(b" \t")
+    return value
+
+
+cdef inline int put_field(Buffer* fields, bytes name, bytes value) except -1:
+    """Append `name: value` as one line of a header block."""
+    cdef Py_ssize_t name_size = PyBytes_GET_SIZE(name)
+    cdef Py_ssize_t value_size = PyBytes_GET_SIZE(value)
+    if (has_control_byte(PyBytes_AS_STRING(value), value_size)
+            or has_control_byte(PyBytes_AS_STRING(name), name_size)):
+        raise ClientFault("bad-header", f"header '{clip(name)}' has a control byte")
+    reserve(fields, <size_t>(name_size + value_size + 4))
+    put_reserved(fields, PyBytes_AS_STRING(name), <size_t>name_size)
+    put_reserved(fields, b": ", 2)
+    put_reserved(fields, PyBytes_AS_STRING(value), <size_t>value_size)
+    put_reserved(fields, b"\r\n", 2)
+    return 0
+
+
+cdef int forward_field(Buffer* fields, Request request, Field kind, bytes name, bytes value) except -1:
+    """Append the header to the message's block when the contract and the station let it through."""
+    cdef Station station = request.station
+    if kind == FIELD_NATS:
+        lower = name.lower()
+        if lower == b"nats-msg-id":
+            request.message_id = value
+        elif lower in station.header_allow and lower in NATS_NAMES:
+            put_field(fields, <bytes>NATS_NAMES[lower], value)
+        return 0
+    if kind == FIELD_MESSAGE_ID:
+        note_message_id(request, name, value)
+    if station.forwards_all or kind == FIELD_TRACE:
+        return put_field(fields, name, value)
+    if not station.forwards_none and station.forwards(name):
+        return put_field(fields, name, value)
+    return 0
+
+
+cdef int note_message_id(Request request, bytes name, bytes value) except -1:
+    """Keep the message id of the strongest of the names that can set it.
+
+    Order of strength: `Nats-Msg-Id`, `Idempotency-Key`, `msg-id`, `webhook-id`.
+    """
+    cdef int strength = {15: 3, 6: 2, 10: 1}[len(name)]
+    if value and strength > request.conn.id_strength:
+        request.conn.id_strength = strength
+        request.conn.weak_id = value
+    return 0
+
+
+cdef bint is_forwardable(Field kind) noexcept nogil:
+    return kind in (
+        FIELD_PLAIN, FIELD_TRACE, FIELD_HOST, FIELD_CONTENT_TYPE, FIELD_ORIGIN, FIELD_NATS,
+        FIELD_MESSAGE_ID, FIELD_SUBJECT,
+    )
+
+
+cdef int drop_named_fields(Buffer* fields, list names) except -1:
+    """Take out of a header block the headers that `Connection` names as hop-by-hop.
+
+    SOURCE: RFC 9110 §7.6.1.
+    """
+    cdef bytes kept = b"".join(
+        line + b"\r\n"
+        for line in copy_of(fields).split(b"\r\n")
+        if line and line.split(b":", 1)[0].lower() not in names
+    )
+    fields.size = 0
+    return put_object(fields, kept)
+
+
+cdef bint is_host_valid(bytes host):
+    """Whether `host` is `uri-host [ ":" port ]` in its usual letters. SOURCE: RFC 9112 §3.2."""
+    return HOST_PATTERN(host) is not None

@@ -1,0 +1,542 @@
+# Step 1: httptools callbacks -> Request; and the client's side of step 9.
+#
+# One `HttpConnection` per client socket. Bytes enter by `data_received`, answers leave by `flush`,
+# once a turn, in the order of the requests. What llhttp leaves to its user is done here: limits,
+# Host, versions, Upgrade, Expect, trailers, half-close, data behind the last request.
+
+cdef enum Phase:
+    PHASE_IDLE
+    PHASE_HEAD
+    PHASE_BODY
+
+
+@cython.final
+cdef class HttpConnection:
+    """The protocol of one client connection; made by `Ingress.protocol`."""
+
+    cdef Ingress ingress
+    cdef object transport
+    cdef object parser
+    cdef object feed
+    cdef int fd                      # where to send without the transport; -1 under TLS
+    cdef Phase phase
+    cdef Request current             # the request that is being read
+    cdef Request head                # the answers owed, in order
+    cdef Request tail
+    cdef int owed_count
+    # The request that is being read.
+    cdef bint is_routed, has_upgrade, is_replaying, expects_continue
+    cdef int hosts_count, fields_count, id_strength
+    cdef Py_ssize_t head_bytes, fields_bytes, raw_bytes, body_size, body_max
+    cdef int64_t content_length
+    cdef bytes transfer_coding, host, connection_value, weak_id
+    cdef Buffer fields
+    cdef bytearray assembly
+    # The connection.
+    cdef bint is_stopped             # no further request is read
+    cdef bint is_lingering           # the last answer is out; what still comes is dropped
+    cdef bint is_half_closed, is_paused, is_reading_paused, is_dirty, is_closed
+    cdef uint64_t deadline_ms
+    cdef object peer
+
+    def __cinit__(self, Ingress ingress):
+        self.ingress = ingress
+        self.fd = -1
+
+    def __dealloc__(self):
+        drop_buffer(&self.fields)
+
+    # --- asyncio protocol -------------------------------------------------------------------
+
+    def connection_made(self, transport) -> None:
+        self.transport = transport
+        self.ingress.connections.add(self)
+        # WHY: with a mark of 0, a paused protocol means exactly "the transport holds bytes", and
+        # only then must a write go through the transport instead of straight to the socket.
+        transport.set_write_buffer_limits(high=0)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and transport.get_extra_info("sslcontext") is None:
+            self.fd = sock.fileno()
+        self.make_parser()
+        self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
+        if len(self.ingress.connections) > self.ingress.connections_max:
+            self.fault("overloaded", f"more than {self.ingress.connections_max} connections")
+            self.close_after_answers()
+
+    cdef int make_parser(self) except -1:
+        self.parser = HttpRequestParser(self)
+        # WHY: what follows the last request must not fail the request before it; it is dropped here.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.feed = self.parser.feed_data
+        return 0
+
+    def data_received(self, bytes data) -> None:
+        if self.is_stopped:
+            return
+        self.feed_bytes(data, PyBytes_GET_SIZE(data))
+
+    cdef int feed_bytes(self, object data, Py_ssize_t size) except -1:
+        """Give bytes to the parser, and count those that bring no body nearer to its end."""
+        cdef Py_ssize_t body_before = self.body_size
+        try:
+            self.feed(data)
+        except HttpParserUpgrade as upgrade:
+            return self.read_past_upgrade(data, upgrade.args[0])
+        except HttpParserCallbackError as error:
+            self.ingress.report_defect("a parser callback failed", error.__context__ or error)
+            self.fault("internal", "internal error")
+            return 0
+        except HttpParserError as error:
+            self.fault("bad-request-framing", f"not a valid HTTP/1.1 request: {clip(error)}")
+            return 0
+        if self.is_stopped or self.current is None:
+            return 0
+        if self.phase == PHASE_HEAD:
+            # LIMIT: no callback comes while a field is incomplete, so the bytes themselves count.
+            self.head_bytes += size
+            if self.head_bytes > self.ingress.request_line_bytes_max + self.ingress.headers_bytes_max:
+                self.fault("head-too-large",
+                           f"head of more than {self.ingress.headers_bytes_max} bytes")
+        elif self.transfer_coding is not None:
+            self.raw_bytes += size - (self.body_size - body_before)
+            if self.raw_bytes > CHUNK_OVERHEAD_BYTES_MAX + 8 * self.body_size:
+                self.fault("bad-request-framing", "chunk extensions or trailers are too large")
+        return 0
+
+    def eof_received(self) -> bool:
+        """The client sends no more. Returns whether the connection stays open for answers."""
+        if self.is_lingering or self.is_closed:
+            return False
+        self.is_half_closed = True
+        if self.current is not None and not self.is_stopped:
+            if self.phase == PHASE_BODY:
+                self.fault("bad-request-framing",
+                           f"the body ended after {self.body_size} bytes; more were announced")
+            elif self.phase == PHASE_HEAD:
+                self.fault("bad-request-framing", "the request ended inside its head")
+        self.is_stopped = True
+        return self.head is not None
+
+    def connection_lost(self, error) -> None:
+        self.is_closed = self.is_stopped = True
+        self.ingress.connections.discard(self)
+        cdef Request request = self.head
+        cdef Request next_request
+        while request is not None:
+            next_request = request.next
+            request.next = None
+            request.state = REQUEST_GONE
+            request = next_request
+        if self.current is not None:
+            self.current.state = REQUEST_GONE
+        self.head = self.tail = self.current = None
+        self.parser = self.feed = self.transport = None
+        self.assembly = None
+        drop_buffer(&self.fields)
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        self.mark_dirty()
+
+    # --- httptools callbacks ----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.is_stopped or self.is_replaying:
+            return
+        cdef Request request = Request.__new__(Request)
+        request.conn = self
+        self.current = request
+        self.phase = PHASE_HEAD
+        self.is_routed = self.has_upgrade = self.expects_continue = False
+        self.hosts_count = self.fields_count = self.id_strength = 0
+        self.head_bytes = self.fields_bytes = self.raw_bytes = self.body_size = 0
+        self.content_length = -1
+        self.transfer_coding = self.host = self.connection_value = self.weak_id = None
+        self.fields.size = 0
+        self.deadline_ms = self.ingress.now_ms + self.ingress.head_timeout_ms
+
+    def on_url(self, bytes url) -> None:
+        cdef Request request = self.current
+        if request is None or self.is_stopped or self.is_replaying:
+            return
+        request.url = url if request.url is None else request.url + url
+        if PyBytes_GET_SIZE(request.url) > self.ingress.request_line_bytes_max:
+            self.fault("target-too-long",
+                       f"request target of more than {self.ingress.request_line_bytes_max} bytes")
+
+    def on_header(self, bytes name, bytes value) -> None:
+        cdef Request request = self.current
+        cdef Field kind
+        # WHY: trailers come through here too, behind the head; they are dropped.
+        if request is None or self.phase != PHASE_HEAD or self.is_stopped or self.is_replaying:
+            return
+        if not self.is_routed:
+            self.route(request)
+        self.fields_count += 1
+        self.fields_bytes += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
+        if (self.fields_bytes > self.ingress.headers_bytes_max
+                or self.fields_count > self.ingress.headers_count_max):
+            self.fault("head-too-large",
+                       f"more than {self.ingress.headers_bytes_max} bytes or "
+                       f"{self.ingress.headers_count_max} header fields")
+            return
+        value = without_padding(value)
+        kind = find_field(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        if request.header_list is not None:
+            request.header_list.append((name, value))
+        elif is_forwardable(kind):
+            forward_field(&self.fields, request, kind, name, value)
+        if kind != FIELD_PLAIN:
+            self.note_field(request, kind, value)
+
+    def on_headers_complete(self) -> None:
+        cdef Request request = self.current
+        if request is None or self.is_stopped or self.is_replaying:
+            return
+        if not self.is_routed:
+            self.route(request)
+        self.phase = PHASE_BODY
+        self.deadline_ms = self.ingress.now_ms + self.ingress.body_timeout_ms
+        request.method_name = self.parser.get_method()
+        self.owe(request)
+        if self.check_head(request):
+            self.admit(request)
+
+    def on_body(self, bytes chunk) -> None:
+        cdef Request request = self.current
+        if request is None or self.is_stopped:
+            return
+        self.body_size += PyBytes_GET_SIZE(chunk)
+        if self.body_size > self.body_max:
+            self.fault("body-too-large", f"body of more than {self.body_max} bytes")
+        elif request.answer is not None:
+            if self.body_size > REFUSED_BODY_BYTES_MAX:
+                self.answer_at_once(request)
+        elif request.body_bytes is None:
+            request.body_bytes = chunk
+        else:
+            if self.assembly is None:
+                self.assembly = bytearray(request.body_bytes)
+            self.assembly += chunk
+
+    def on_message_complete(self) -> None:
+        cdef Request request = self.current
+        if request is None or self.is_stopped:
+            return
+        if self.has_upgrade and not self.is_replaying:
+            # WHY: llhttp ends an upgrade request at its head; its body follows in what it calls the
+            # new protocol, and `read_past_upgrade` fetches it.
+            return
+        self.current = None
+        self.phase = PHASE_IDLE
+        self.deadline_ms = 0
+        if self.assembly is not None:
+            request.body_bytes = bytes(self.assembly)
+            self.assembly = None
+        elif request.body_bytes is None:
+            request.body_bytes = b""
+        request.is_complete = True
+        if not request.keeps_alive:
+            self.is_stopped = True
+        self.ingress.proceed(request, &self.fields)
+        if self.owed_count >= self.ingress.pipelined_max and not self.is_reading_paused:
+            self.is_reading_paused = True
+            self.transport.pause_reading()
+
+    # --- reading one request ----------------------------------------------------------------
+
+    cdef int route(self, Request request) except -1:
+        """Step 2, as soon as the target is whole."""
+        self.is_routed = True
+        self.ingress.route(request)
+        if request.action == ACTION_BATCH or (
+            request.action == ACTION_OTHER and request.path_bytes.endswith(b"/produce/batch")
+        ):
+            self.body_max = self.ingress.batch_bytes_max
+        else:
+            self.body_max = self.ingress.body_bytes_max
+        return 0
+
+    cdef int note_field(self, Request request, Field kind, bytes value) except -1:
+        """Keep what the gateway itself needs of a header."""
+        if kind == FIELD_HOST:
+            self.hosts_count += 1
+            self.host = value
+        elif kind == FIELD_AUTHORIZATION:
+            request.credential = value
+        elif kind == FIELD_API_KEY:
+            request.api_key = value
+        elif kind == FIELD_CONTENT_TYPE:
+            request.content_type = value
+        elif kind == FIELD_CONTENT_LENGTH:
+            self.content_length = parse_decimal(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+            if self.content_length < 0:
+                self.content_length = 1 << 62
+        elif kind == FIELD_TRANSFER_ENCODING:
+            self.transfer_coding = (
+                value if self.transfer_coding is None else self.transfer_coding + b", " + value
+            )
+        elif kind == FIELD_CONNECTION:
+            self.connection_value = (
+                value if self.connection_value is None else self.connection_value + b"," + value
+            )
+        elif kind == FIELD_EXPECT:
+            self.expects_continue = True
+            if value.lower() != b"100-continue":
+                request.refuse("expectation-failed", f"Expect: {clip(value)} is not supported")
+        elif kind == FIELD_CONTENT_ENCODING and value and value.lower() != b"identity":
+            request.refuse("media-type-unsupported",
+                           f"Content-Encoding {clip(value)} is not supported")
+        elif kind == FIELD_SUBJECT:
+            request.suffix = value
+        elif kind == FIELD_ORIGIN and self.ingress.cors_origins is not None:
+            if value in self.ingress.cors_origins:
+                request.cors_line = b"Access-Control-Allow-Origin: " + value + b"\r\n"
+        return 0
+
+    cdef bint check_head(self, Request request) except -1:
+        """What RFC 9112 asks of a server and the parser leaves to it. Returns whether to go on."""
+        cdef bint keeps_alive = self.parser.should_keep_alive()
+        if self.connection_value is not None or not keeps_alive:
+            # WHY: asking for the version costs a formatted string; only these requests need it.
+            version = self.parser.get_http_version()
+            if version != "1.1" and version != "1.0":
+                self.fault("version-unsupported", f"HTTP version {version}; 1.0 and 1.1 are served")
+                return False
+            request.is_old = version == "1.0"
+            keeps_alive = self.read_connection_options(request, keeps_alive)
+            if request.is_old:
+                self.expects_continue = False
+        request.keeps_alive = keeps_alive
+        request.is_head = request.method_name == b"HEAD"
+        if self.hosts_count != 1 and not (request.is_old and self.hosts_count == 0):
+            self.fault("bad-host", f"{self.hosts_count} Host headers; exactly one is required")
+            return False
+        if self.host and not is_host_valid(self.host):
+            self.fault("bad-host", f"Host '{clip(self.host)}' is not a host and port")
+            return False
+        if self.transfer_coding is not None:
+            if self.transfer_coding.strip().lower() != b"chunked":
+                self.fault("transfer-coding-unknown",
+                           f"Transfer-Encoding '{clip(self.transfer_coding)}'; only chunked is served")
+                return False
+            if request.is_old:
+                self.fault("bad-request-framing", "Transfer-Encoding in an HTTP/1.0 request")
+                return False
+        if self.content_length > self.body_max:
+            self.fault("body-too-large",
+                       f"body of {self.content_length} bytes exceeds {self.body_max}")
+            return False
+        return True
+
+    cdef bint read_connection_options(self, Request request, bint keeps_alive) except -1:
+        """Read the `Connection` header; returns whether the connection persists."""
+        cdef list named = None
+        has_upgrade_option = False
+        for option in (self.connection_value or b"").lower().split(b","):
+            option = option.strip(b" \t")
+            if option == b"upgrade":
+                has_upgrade_option = True
+            elif option not in (b"close", b"keep-alive", b"te", b"http2-settings", b""):
+                named = [option] if named is None else named + [option]
+        if named is not None:
+            request.connection_names = named
+            if request.header_list is None:
+                drop_named_fields(&self.fields, named)
+        if has_upgrade_option and self.parser.should_upgrade():
+            self.has_upgrade = True
+            # SOURCE: llhttp reports an upgrade request as persistent or not by the options alone.
+            options = self.connection_value.lower()
+            keeps_alive = b"close" not in options and (not request.is_old or b"keep-alive" in options)
+        return keeps_alive
+
+    cdef int admit(self, Request request) except -1:
+        """Steps 2 and 3 with the whole head known: refuse early what the head alone condemns."""
+        if self.weak_id is not None and request.message_id is None:
+            request.message_id = self.weak_id
+        if request.method_name == b"CONNECT" and not self.is_replaying:
+            self.fault("method-not-allowed", "CONNECT is not served")
+            return 0
+        if request.answer is None:
+            self.ingress.admit(request)
+        if request.answer is not None:
+            if (self.expects_continue or self.transfer_coding is not None
+                    or self.content_length > REFUSED_BODY_BYTES_MAX):
+                self.answer_at_once(request)
+        elif self.expects_continue and (self.content_length > 0 or self.transfer_coding is not None):
+            request.owes_continue = True
+            self.mark_dirty()
+        return 0
+
+    cdef int answer_at_once(self, Request request) except -1:
+        """Answer without waiting for the body, whose end nobody can know then."""
+        request.keeps_alive = False
+        self.stop_reading()
+        return request.make_ready()
+
+    cdef int read_past_upgrade(self, object data, Py_ssize_t offset) except -1:
+        """Read the body of an upgrade request, which the parser has taken for another protocol.
+
+        SOURCE: RFC 9110 §7.8, a server may ignore Upgrade. A new parser is shown the framing alone.
+        """
+        if self.is_stopped or self.current is None or not self.has_upgrade:
+            if not self.is_stopped:
+                self.fault("method-not-allowed", "this kind of request is not served")
+            return 0
+        framing = b"POST / HTTP/1.1\r\nHost: x\r\n"
+        if self.transfer_coding is not None:
+            framing += b"Transfer-Encoding: chunked\r\n"
+        elif self.content_length >= 0:
+            framing += b"Content-Length: %d\r\n" % self.content_length
+        self.is_replaying = True
+        self.make_parser()
+        rest = memoryview(data)[offset:]
+        if self.transfer_coding is None and self.content_length <= 0:
+            self.on_message_complete()
+            self.is_replaying = False
+        else:
+            self.feed(framing + b"\r\n")
+            self.is_replaying = False
+            self.has_upgrade = False
+        if len(rest) and not self.is_stopped:
+            self.feed_bytes(rest, len(rest))
+        return 0
+
+    # --- answers ----------------------------------------------------------------------------
+
+    cdef inline int owe(self, Request request) except -1:
+        """Put the request behind those that are answered before it."""
+        if self.tail is None:
+            self.head = request
+        else:
+            self.tail.next = request
+        self.tail = request
+        self.owed_count += 1
+        return 0
+
+    cdef int stop_reading(self) except -1:
+        self.is_stopped = True
+        self.current = None
+        self.assembly = None
+        self.phase = PHASE_IDLE
+        return 0
+
+    cdef int fault(self, str word, str text) except -1:
+        """Answer with a fault behind all earlier answers, and read nothing more."""
+        cdef Request request = self.current
+        if self.is_stopped:
+            return 0
+        if request is None or (self.tail is not request and self.head is not request):
+            if request is None:
+                request = Request.__new__(Request)
+                request.conn = self
+            self.owe(request)
+        self.stop_reading()
+        request.refuse(word, text)
+        request.keeps_alive = False
+        return request.make_ready()
+
+    cdef inline int mark_dirty(self) except -1:
+        """Something is to be written: do it at the end of this turn."""
+        if not self.is_dirty and not self.is_closed:
+            self.is_dirty = True
+            self.ingress.dirty.append(self)
+            self.ingress.schedule_turn()
+        return 0
+
+    cdef int flush(self) except -1:
+        """Write every answer that is ready and next in order, in one write."""
+        cdef Buffer* out = &self.ingress.scratch
+        cdef Request request
+        cdef bint closes = False
+        self.is_dirty = False
+        if self.is_closed or self.is_paused:
+            return 0
+        out.size = 0
+        while self.head is not None and self.head.state == REQUEST_READY and not closes:
+            request = self.head
+            self.head = request.next
+            if self.head is None:
+                self.tail = None
+            request.next = None
+            self.owed_count -= 1
+            closes = not request.keeps_alive or (self.ingress.is_draining and self.head is None)
+            put_answer(out, request, self.ingress.answer_tail, closes)
+            request.state = REQUEST_GONE
+            self.ingress.after_answer(request)
+        if self.head is not None and self.head.owes_continue and not closes:
+            self.head.owes_continue = False
+            if self.head.state != REQUEST_READY and not self.head.is_complete:
+                put_object(out, CONTINUE)
+        if out.size:
+            self.write(out)
+        if closes or (self.is_half_closed and self.head is None):
+            return self.close_after_answers()
+        if self.head is None and self.current is None:
+            self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
+        if self.is_reading_paused and self.owed_count * 2 <= self.ingress.pipelined_max:
+            self.is_reading_paused = False
+            self.transport.resume_reading()
+        return 0
+
+    cdef int write(self, Buffer* out) except -1:
+        """Send to the socket itself; what it does not take goes through the transport."""
+        cdef ssize_t sent = 0
+        if self.fd >= 0:
+            sent = send(self.fd, out.data, out.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent < 0:
+                # WHY: EAGAIN is no failure, and of any other the transport's own write tells.
+                sent = 0
+        if <size_t>sent < out.size:
+            self.transport.write(
+                PyBytes_FromStringAndSize(out.data + sent, <Py_ssize_t>(out.size - <size_t>sent))
+            )
+        return 0
+
+    cdef int close_after_answers(self) except -1:
+        """The last answer is out: say so to the client, and let it read before the socket dies.
+
+        WHY: closing while unread bytes wait makes the kernel send a reset, which can overtake the
+        answer. So the write side is closed first, and what still comes is dropped for a while.
+        """
+        if self.is_closed or self.is_lingering:
+            return 0
+        self.stop_reading()
+        if self.head is not None:
+            return 0
+        if self.is_half_closed or self.fd < 0:
+            self.transport.close()
+            return 0
+        self.is_lingering = True
+        self.deadline_ms = self.ingress.now_ms + LINGER_MS
+        self.transport.write_eof()
+        return 0
+
+    # --- time -------------------------------------------------------------------------------
+
+    cdef int sweep(self, uint64_t now_ms) except -1:
+        """Act on a deadline that has passed."""
+        if self.deadline_ms == 0 or now_ms < self.deadline_ms or self.is_closed:
+            return 0
+        self.deadline_ms = 0
+        if self.is_lingering:
+            self.transport.abort()
+        elif self.phase == PHASE_HEAD:
+            self.fault("request-timeout",
+                       f"the head took longer than {self.ingress.head_timeout_ms} ms")
+        elif self.phase == PHASE_BODY:
+            self.fault("request-timeout",
+                       f"the body took longer than {self.ingress.body_timeout_ms} ms")
+        elif self.head is None:
+            self.is_stopped = True
+            self.transport.close()
+        return 0
+
+    cdef str client_address(self):
+        if self.peer is None and self.transport is not None:
+            peer = self.transport.get_extra_info("peername")
+            self.peer = peer[0] if isinstance(peer, tuple) and peer else "unix"
+        return self.peer or ""

@@ -1,0 +1,32 @@
+# Bounds of the compiled core that no configuration changes.
+#
+# Each one stops growth at a defined answer; `tests/` holds a case that reaches it.
+# Bounds that an operator may change live in `fastgw.config.LimitsConfig` and are copied into `Ingress`.
+
+cdef enum:
+    # LIMIT: a connection of 10,000 idle ones may cost 6 KB; the head buffer starts well below that.
+    HEAD_BUFFER_BYTES = 1024
+    # LIMIT: nats-server refuses a control line above 4,096 bytes and closes the connection that all
+    # requests share. SOURCE: nats-server max_control_line. Subject, reply and digits stay far below.
+    SUBJECT_BYTES_MAX = 512
+    # LIMIT: the server keeps the id of each message in its duplicate window; long ids cost memory there.
+    MESSAGE_ID_BYTES_MAX = 512
+    # LIMIT: a token longer than this is verified on each request instead of filling the cache.
+    CREDENTIAL_BYTES_MAX = 4096
+    # LIMIT: a refused request whose body is longer than this is answered at once and its connection
+    # closed; up to here the body is read and dropped, which keeps the connection usable.
+    REFUSED_BODY_BYTES_MAX = 65536
+    # LIMIT: chunk sizes, extensions and trailers may cost this much beside the body itself.
+    CHUNK_OVERHEAD_BYTES_MAX = 65536
+    # LIMIT: nesting of a JSON batch element, one bit a level on the stack of the splitter.
+    JSON_DEPTH_MAX = 512
+    # LIMIT: a NATS control line from the broker; INFO is the longest and grows with the cluster.
+    BROKER_LINE_BYTES_MAX = 65536
+    # LIMIT: bytes that may wait for the broker's socket before publishes wait in their requests.
+    BROKER_OUT_BYTES_MAX = 8388608
+    # LIMIT: consume requests that wait at the broker at the same time, one subscription each.
+    PULLS_MAX = 512
+    # LIMIT: how long a refused connection is read and dropped so that the client sees its answer.
+    LINGER_MS = 2000
+    # LIMIT: how much longer than its own deadline a pull is awaited before its subscription is retired.
+    PULL_GRACE_MS = 1000

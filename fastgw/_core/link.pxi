@@ -1,0 +1,423 @@
+# The data-plane connection to the broker: the other socket of the core.
+#
+# `fastgw.nats.connection` dials it and speaks the handshake through it; from `go_live` on, publishes
+# and pulls go out by `flush`, once a turn, and acks and deliveries come in by `data_received`.
+# The read side never waits for the write side: a broker whose acks are not read drops the connection.
+
+cdef enum:
+    ACK_SID = 1
+
+
+@cython.final
+cdef class BrokerLink:
+    """One connection to the broker; made by `Ingress.make_link`.
+
+    Attributes:
+        on_info: called with the JSON of each INFO.
+        on_pong: called for each PONG.
+        on_error: called with the text of each -ERR that belongs to no publish.
+        on_lost: called once with the exception, or None, when the connection has ended.
+    """
+
+    cdef Ingress ingress
+    cdef public object on_info, on_pong, on_error, on_lost
+    cdef readonly object transport
+    cdef readonly int pings_out
+    cdef readonly bint is_live
+    cdef int fd
+    cdef bint is_retired, is_paused, is_lost
+    cdef Slots slots
+    cdef Buffer out
+    cdef Buffer inbox                # the start of an op that is not whole yet
+    cdef size_t needed               # how many bytes `inbox` must hold before reading on pays
+    cdef bytes reply_prefix
+    cdef int64_t payload_bytes_max
+    cdef dict pulls                  # running pulls by sid
+    cdef list free_sids
+    cdef int64_t next_sid
+
+    def __cinit__(self, Ingress ingress):
+        self.ingress = ingress
+        self.fd = -1
+        self.slots = Slots(ingress.publishes_in_flight_max)
+        # WHY: unguessable and per connection, so that nobody can answer for the broker.
+        self.reply_prefix = b"_INBOX.%s." % token_urlsafe(12).replace("-", "x").replace("_", "y").encode()
+        self.payload_bytes_max = 1048576
+        self.pulls = {}
+        self.free_sids = []
+        self.next_sid = ACK_SID + 1
+
+    def __dealloc__(self):
+        drop_buffer(&self.out)
+        drop_buffer(&self.inbox)
+
+    # --- asyncio protocol and handshake -----------------------------------------------------
+
+    def connection_made(self, transport) -> None:
+        self.use_transport(transport)
+
+    def use_transport(self, transport) -> None:
+        """Write through `transport` from now on: the plain one, or the one that TLS made of it."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=0)
+        self.fd = -1
+        sock = transport.get_extra_info("socket")
+        if sock is not None and transport.get_extra_info("sslcontext") is None:
+            self.fd = sock.fileno()
+
+    def connection_lost(self, error) -> None:
+        self.is_lost = True
+        self.is_live = False
+        self.fd = -1
+        self.fail_everything()
+        self.ingress.link_lost(self)
+        if self.on_lost is not None:
+            self.on_lost(error)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        self.ingress.schedule_turn()
+
+    def send(self, bytes data) -> None:
+        """Write handshake bytes."""
+        if not self.is_lost:
+            self.transport.write(data)
+
+    def ping(self) -> None:
+        """Ask for a PONG; `pings_out` counts those that have not come."""
+        self.pings_out += 1
+        put(&self.out, b"PING\r\n", 6)
+        self.ingress.schedule_turn()
+
+    def go_live(self, dict info) -> None:
+        """Take publishes from now on. `info` is the broker's INFO."""
+        self.payload_bytes_max = info.get("max_payload", self.payload_bytes_max)
+        put_object(&self.out, b"SUB %s* %d\r\n" % (self.reply_prefix, <int>ACK_SID))
+        self.is_live = True
+        self.ingress.take_link(self)
+
+    def retire(self) -> None:
+        """Send no more publishes; close when those in flight are answered."""
+        self.is_live = False
+        self.is_retired = True
+        self.ingress.link_lost(self)
+        self.close_when_idle()
+
+    def close(self) -> None:
+        if self.transport is not None and not self.is_lost:
+            self.transport.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Publishes that the broker has not answered."""
+        return self.slots.in_flight()
+
+    cdef int close_when_idle(self) except -1:
+        if self.is_retired and self.slots.in_flight() == 0 and not self.pulls:
+            self.close()
+        return 0
+
+    # --- writing ----------------------------------------------------------------------------
+
+    cdef inline bint has_room(self) noexcept:
+        return self.slots.free_count > 0 and self.out.size < BROKER_OUT_BYTES_MAX
+
+    cdef int publish(self, Request request, Buffer* fields) except -1:
+        """Send messages of `request` while there is room; `fields` holds its header block."""
+        cdef Station station = request.station
+        cdef Frame frame
+        cdef Slot* slot
+        cdef Span span
+        cdef const char* body = PyBytes_AS_STRING(request.body_bytes)
+        cdef bytes hpub = station.hpub
+        cdef bytes pub = station.pub
+        cdef uint64_t deadline_ms = self.ingress.now_ms + self.ingress.ack_timeout_ms
+        if request.subject is not None:
+            hpub = b"HPUB " + request.subject + b" "
+            pub = b"PUB " + request.subject + b" "
+        frame.hpub_borrowed = PyBytes_AS_STRING(hpub)
+        frame.hpub_size = PyBytes_GET_SIZE(hpub)
+        frame.pub_borrowed = PyBytes_AS_STRING(pub)
+        frame.pub_size = PyBytes_GET_SIZE(pub)
+        frame.fields_borrowed = fields.data
+        frame.fields_size = <Py_ssize_t>fields.size
+        frame.id_borrowed = NULL
+        frame.id_size = 0
+        if request.message_id is not None:
+            frame.id_borrowed = PyBytes_AS_STRING(request.message_id)
+            frame.id_size = PyBytes_GET_SIZE(request.message_id)
+        while request.messages_sent < request.messages_count and self.has_room():
+            span = request.span(request.messages_sent)
+            frame.id_index = request.messages_sent if request.action == ACTION_BATCH else -1
+            frame.payload_borrowed = body + span.start
+            frame.payload_size = span.size
+            if span.size < 0:
+                # A message that validation refused has its answer already.
+                request.messages_sent += 1
+                continue
+            slot = self.slots.take(request, request.messages_sent, deadline_ms)
+            request.messages_sent += 1
+            put_frame(&self.out, &frame, self.reply_prefix, slot.number)
+        self.ingress.schedule_turn()
+        return 0
+
+    cdef int flush(self) except -1:
+        """Write what the turn has gathered, in one write."""
+        cdef ssize_t sent = 0
+        if self.out.size == 0 or self.is_paused or self.is_lost or self.transport is None:
+            return 0
+        if self.fd >= 0:
+            sent = send(self.fd, self.out.data, self.out.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent < 0:
+                sent = 0
+        if <size_t>sent < self.out.size:
+            self.transport.write(
+                PyBytes_FromStringAndSize(
+                    self.out.data + sent, <Py_ssize_t>(self.out.size - <size_t>sent)
+                )
+            )
+        self.out.size = 0
+        shrink_buffer(&self.out, 1048576)
+        return 0
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def data_received(self, bytes data) -> None:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t consumed
+        if self.inbox.size == 0:
+            consumed = self.read_ops(PyBytes_AS_STRING(data), size)
+            if consumed < size:
+                put(&self.inbox, PyBytes_AS_STRING(data) + consumed, <size_t>(size - consumed))
+            return
+        put(&self.inbox, PyBytes_AS_STRING(data), <size_t>size)
+        if self.inbox.size < self.needed:
+            return
+        consumed = self.read_ops(self.inbox.data, <Py_ssize_t>self.inbox.size)
+        self.inbox.size -= <size_t>consumed
+        memmove(self.inbox.data, self.inbox.data + consumed, self.inbox.size)
+        shrink_buffer(&self.inbox, 65536)
+
+    cdef Py_ssize_t read_ops(self, const char* data, Py_ssize_t size) except -1:
+        """Act on every whole op. Returns the bytes consumed; sets `needed` for the rest."""
+        cdef Op op
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t whole
+        while at < size:
+            parse_op(data + at, size - at, &op)
+            if op.kind == OP_MSG or op.kind == OP_HMSG:
+                whole = op.line_size + <Py_ssize_t>op.total_size + 2
+                if size - at < whole:
+                    self.needed = <size_t>whole
+                    return at
+                self.on_delivery(&op, data + at + op.line_size)
+                at += whole
+                continue
+            if op.kind == OP_MORE:
+                self.needed = <size_t>(size - at) + 1
+                if size - at > BROKER_LINE_BYTES_MAX:
+                    self.give_up(f"a line of more than {<int>BROKER_LINE_BYTES_MAX} bytes")
+                    return size
+                return at
+            at += op.line_size
+            if op.kind == OP_UNKNOWN:
+                self.give_up("an unknown operation")
+                return size
+            self.on_control(&op)
+        self.close_when_idle()
+        return at
+
+    cdef int give_up(self, str why) except -1:
+        self.ingress.report_defect(f"the broker sent {why}", None)
+        self.transport.abort()
+        return 0
+
+    cdef int on_control(self, Op* op) except -1:
+        cdef str text
+        if op.kind == OP_PING:
+            put(&self.out, b"PONG\r\n", 6)
+            self.ingress.schedule_turn()
+        elif op.kind == OP_PONG:
+            self.pings_out = 0
+            if self.on_pong is not None:
+                self.on_pong()
+        elif op.kind == OP_INFO:
+            if self.on_info is not None:
+                self.on_info(op.text_borrowed[:op.text_size].strip())
+        elif op.kind == OP_ERROR:
+            text = op.text_borrowed[:op.text_size].decode("utf-8", "replace").strip().strip("'")
+            if not self.settle_refused_permission(text) and self.on_error is not None:
+                self.on_error(text)
+        return 0
+
+    cdef bint settle_refused_permission(self, str text) except -1:
+        """Answer the publish that a permission error speaks of. Returns whether there was one."""
+        cdef Slot* slot
+        cdef Request request
+        cdef Py_ssize_t index
+        prefix = 'Permissions Violation for Publish to "'
+        if not text.startswith(prefix):
+            return False
+        subject = text[len(prefix):].split('"', 1)[0].encode()
+        slot = self.slots.find_oldest(subject)
+        if slot == NULL:
+            return False
+        index = slot.index
+        request = self.slots.give_back(slot, False)
+        request.settle_fault(index, "forbidden", "the broker forbids the gateway this subject")
+        return True
+
+    cdef int on_delivery(self, Op* op, const char* data) except -1:
+        cdef Pull pull
+        cdef PyObject* found
+        if op.sid == ACK_SID:
+            return self.on_ack(op, data)
+        sid = op.sid
+        found = PyDict_GetItem(self.pulls, sid)
+        if found == NULL:
+            return 0
+        pull = <Pull>found
+        if op.reply_size == 0:
+            status = parse_status(data, <Py_ssize_t>op.header_size)
+            if status == 0 or status == 100:
+                return 0
+            return self.end_pull(pull, status, data[:op.header_size])
+        pull.deliver(op, data)
+        if pull.messages_count >= pull.batch:
+            self.end_pull(pull, 200, b"")
+        return 0
+
+    cdef int on_ack(self, Op* op, const char* data) except -1:
+        """Step 8: find the slot by the reply number, read the ack, settle the request."""
+        cdef Py_ssize_t prefix = PyBytes_GET_SIZE(self.reply_prefix)
+        cdef Slot* slot = self.slots.find(
+            parse_decimal(op.subject_borrowed + prefix, op.subject_size - prefix)
+        )
+        cdef Request request
+        cdef Py_ssize_t index
+        cdef int64_t sequence = -1
+        if slot == NULL:
+            return 0
+        index = slot.index
+        request = self.slots.give_back(slot, True)
+        if op.kind == OP_MSG:
+            sequence = parse_stored(data, <Py_ssize_t>op.total_size, request.station.ack_head)
+        elif parse_status(data, <Py_ssize_t>op.header_size) == 503:
+            return request.settle_fault(index, "broker-away", "no stream answers for this station")
+        if sequence >= 0:
+            return request.settle_stored(index, <uint64_t>sequence, False)
+        return self.settle_by_text(
+            request, index, data[op.header_size:op.total_size]
+        )
+
+    cdef int settle_by_text(self, Request request, Py_ssize_t index, bytes text) except -1:
+        """Settle by an ack of another shape than the usual one: duplicate, domain, error."""
+        try:
+            ack = decode_ack(text)
+        except msgspec.MsgspecError as error:
+            self.ingress.report_defect("an ack could not be read", error)
+            return request.settle_fault(index, "outcome-unknown", "the broker's answer is not understood")
+        if ack.error is not None:
+            fault = ack_fault(ack.error)
+            return request.settle_fault(index, fault.kind.word, fault.text)
+        if ack.stream != request.station.stream and request.action == ACTION_SINGLE:
+            # Another stream captures the subject: the answer names the one that stored it.
+            request.answer = stored_head(ack.stream.encode()) + b"%d\r\n" % ack.seq
+            request.answer_body = STORED_BODY
+        return request.settle_stored(index, ack.seq, ack.duplicate)
+
+    # --- pulls ------------------------------------------------------------------------------
+
+    cdef int start_pull(self, Pull pull, bytes subject, uint64_t wait_ms, int64_t bytes_max) except -1:
+        """Ask the broker for messages; they come to a subscription of the pull's own."""
+        cdef bytes demand
+        if self.free_sids:
+            pull.sid = self.free_sids.pop()
+        else:
+            pull.sid = self.next_sid
+            self.next_sid += 1
+            put_object(&self.out, b"SUB %sc.%d %d\r\n" % (self.reply_prefix, pull.sid, pull.sid))
+        pull.inbox = b"%sc.%d" % (self.reply_prefix, pull.sid)
+        pull.link = self
+        pull.deadline_ms = self.ingress.now_ms + wait_ms + PULL_GRACE_MS
+        self.pulls[pull.sid] = pull
+        # WHY: no_wait with expires answers at once when something is there, and else with the first
+        # arrival; one pull serves one request and leaves nothing behind at the broker.
+        demand = b'{"batch":%d,"no_wait":true,"expires":%d,"max_bytes":%d}' % (
+            pull.batch, wait_ms * 1000000, bytes_max)
+        put_object(&self.out, b"PUB %s %s %d\r\n%s\r\n" % (subject, pull.inbox, len(demand), demand))
+        return self.ingress.schedule_turn()
+
+    cdef int end_pull(self, Pull pull, int status, bytes block) except -1:
+        """The pull is over, by its last message or by a status of the broker."""
+        cdef Request request = pull.request
+        del self.pulls[pull.sid]
+        self.free_sids.append(pull.sid)
+        if pull.messages_count == 0 and (status == 503 or (status == 409 and b"Consumer Deleted" in block)):
+            if request.state != REQUEST_GONE:
+                pull.on_missing()
+            return 0
+        if pull.messages_count == 0 and status not in (200, 404, 408, 409):
+            request.finish("broker-away", "the broker refused to deliver: " + clip(block[9:].split(b"\r", 1)[0]))
+            return 0
+        return pull.answer()
+
+    cdef int retire_pull(self, Pull pull) except -1:
+        """Answer with what came by the deadline; the subscription may still get messages, so it goes."""
+        del self.pulls[pull.sid]
+        put_object(&self.out, b"UNSUB %d\r\n" % pull.sid)
+        self.ingress.schedule_turn()
+        return pull.answer()
+
+    # --- time and trouble -------------------------------------------------------------------
+
+    cdef int sweep(self, uint64_t now_ms) except -1:
+        """Answer what has waited too long: publishes without an ack, pulls without an end."""
+        cdef Slot* slot
+        cdef Request request
+        cdef Py_ssize_t index
+        cdef Pull pull
+        cdef int i
+        for i in range(self.slots.slots_count):
+            slot = &self.slots.slots[i]
+            if slot.request != NULL and now_ms >= slot.deadline_ms:
+                index = slot.index
+                request = self.slots.give_back(slot, False)
+                request.settle_fault(
+                    index, "ack-timeout",
+                    f"the broker did not confirm within {self.ingress.ack_timeout_ms} ms; "
+                    "the message may or may not be stored",
+                )
+        for pull in list(self.pulls.values()):
+            if now_ms >= pull.deadline_ms:
+                self.retire_pull(pull)
+        return self.close_when_idle()
+
+    cdef int fail_everything(self) except -1:
+        """The connection has ended: nobody will ever answer what is in flight."""
+        cdef Slot* slot
+        cdef Request request
+        cdef Py_ssize_t index
+        cdef Pull pull
+        cdef int i
+        for i in range(self.slots.slots_count):
+            slot = &self.slots.slots[i]
+            if slot.request != NULL:
+                index = slot.index
+                request = self.slots.give_back(slot, False)
+                request.settle_fault(
+                    index, "outcome-unknown",
+                    "the connection to the broker was lost before it confirmed; "
+                    "the message may or may not be stored",
+                )
+        for pull in list(self.pulls.values()):
+            if pull.request.state != REQUEST_GONE:
+                pull.request.finish("broker-away", "the connection to the broker was lost")
+        self.pulls.clear()
+        return 0

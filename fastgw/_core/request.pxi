@@ -1,0 +1,227 @@
+# One HTTP request: what the steps hand to each other, and the face that handlers in Python see.
+#
+# Made by `HttpConnection` when a message begins, answered exactly once, then forgotten. Its answer
+# waits until every earlier request of the connection has been answered.
+
+cdef enum RequestState:
+    REQUEST_READING
+    REQUEST_IDENTIFYING   # an identity check runs off the loop
+    REQUEST_SERVING       # in flight, waiting for a slot, or with a handler
+    REQUEST_READY         # the answer is known
+    REQUEST_GONE          # answered, or the client has left
+
+
+@cython.final
+@cython.freelist(512)
+cdef class Request:
+    """One HTTP request, as a handler sees it; made only by the core."""
+
+    cdef HttpConnection conn
+    cdef Request next                # the next request of the connection, in answer order
+    cdef Request next_waiting        # the next request that waits for free slots
+    cdef Station station
+    cdef Action action
+    cdef RequestState state
+    cdef bint keeps_alive, is_old, is_head, is_complete, owes_continue, is_duplicate
+    cdef bytes url, method_name, path_bytes, query_bytes
+    cdef bytes credential, api_key, content_type, message_id, suffix, cors_line
+    cdef list header_list            # every header as sent; None on a path of a station
+    cdef list connection_names       # headers that `Connection` names as hop-by-hop, or None
+    cdef bytes body_bytes
+    cdef bytes fields                # a copy of the header block, once the request has to wait
+    cdef bytes subject               # publish subject with suffix, or None for the station's
+    cdef Principal identity
+    cdef Pull pull                   # what the answer carries and must be acknowledged behind it
+    # The messages of a batch, and how far they are.
+    cdef Buffer spans
+    cdef Py_ssize_t messages_count, messages_sent, messages_settled, messages_stored
+    cdef list errors, results
+    cdef bint has_broker_fault, wants_results
+    cdef uint64_t waiting_until_ms
+    # The answer.
+    cdef uint64_t sequence
+    cdef bytes answer, answer_body
+
+    def __cinit__(self):
+        self.state = REQUEST_READING
+        self.keeps_alive = True
+
+    def __dealloc__(self):
+        drop_buffer(&self.spans)
+
+    cdef inline bytes wire_subject(self):
+        return self.station.subject if self.subject is None else self.subject
+
+    cdef inline Span span(self, Py_ssize_t index) noexcept:
+        """Where message `index` stands in the body."""
+        cdef Span whole
+        if self.action == ACTION_BATCH:
+            return (<Span*>self.spans.data)[index]
+        whole.start = 0
+        whole.size = PyBytes_GET_SIZE(self.body_bytes)
+        return whole
+
+    # --- the answer -------------------------------------------------------------------------
+
+    cdef int make_ready(self) except -1:
+        """The answer is known: have it written when its turn comes."""
+        if self.state == REQUEST_GONE:
+            return 0
+        self.state = REQUEST_READY
+        self.conn.mark_dirty()
+        return 0
+
+    cdef int refuse(self, str word, str text) except -1:
+        """Set the answer to a fault of kind `word`; the caller decides when it is ready."""
+        kind = KINDS[word]
+        self.answer = FAULT_HEADS[word]
+        self.answer_body = fault_body(kind, text)
+        if kind.closes:
+            self.keeps_alive = False
+        self.conn.ingress.faults_count += 1
+        return 0
+
+    cdef int finish(self, str word, str text) except -1:
+        self.refuse(word, text)
+        return self.make_ready()
+
+    cdef int settle_stored(self, Py_ssize_t index, uint64_t sequence, bint duplicate) except -1:
+        """Message `index` is stored."""
+        self.messages_settled += 1
+        self.messages_stored += 1
+        if sequence > self.sequence:
+            self.sequence = sequence
+        if self.action == ACTION_SINGLE:
+            self.is_duplicate = duplicate
+            return self.make_ready()
+        if self.results is not None:
+            self.results[index] = {"seq": sequence, "duplicate": True} if duplicate else {"seq": sequence}
+        return self.finish_batch_when_settled()
+
+    cdef int settle_fault(self, Py_ssize_t index, str word, str text) except -1:
+        """Message `index` is not stored, or nobody knows."""
+        self.messages_settled += 1
+        if self.action == ACTION_SINGLE:
+            return self.finish(word, text)
+        kind = KINDS[word]
+        if kind.retryable:
+            self.has_broker_fault = True
+        if self.errors is None:
+            self.errors = []
+        self.errors.append((index, text))
+        if self.results is not None:
+            self.results[index] = {"error": text}
+        return self.finish_batch_when_settled()
+
+    cdef int finish_batch_when_settled(self) except -1:
+        if self.messages_settled < self.messages_count:
+            return 0
+        if self.errors is None:
+            if self.results is not None:
+                self.answer = self.station.answer_head + b"%d\r\n" % self.sequence
+                self.answer_body = msgspec.json.encode(
+                    {"error": None, "results": self.results, "success": True}
+                )
+            return self.make_ready()
+        self.errors.sort()
+        body = {
+            "errors": [text for _, text in self.errors],
+            "fail": len(self.errors),
+            "sent": self.messages_stored,
+            "success": False,
+        }
+        if self.results is not None:
+            body["results"] = self.results
+        self.answer = FAULT_HEADS["outcome-unknown" if self.has_broker_fault else "bad-batch"]
+        self.answer_body = msgspec.json.encode(body)
+        return self.make_ready()
+
+    # --- the face for Python ----------------------------------------------------------------
+
+    @property
+    def method(self) -> str:
+        return self.method_name.decode("latin-1")
+
+    @property
+    def raw_path(self) -> bytes:
+        return self.path_bytes
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded once, without the query."""
+        return unquote_to_bytes(self.path_bytes).decode("utf-8", "replace")
+
+    @property
+    def query(self) -> bytes:
+        return self.query_bytes or b""
+
+    @property
+    def headers(self) -> list:
+        """Every header as sent, in order; empty on a path of a known station."""
+        return self.header_list or []
+
+    def header(self, bytes name):
+        """Value of the first header called `name` (lower case), or None."""
+        if name == b"authorization":
+            return self.credential
+        if name == b"x-api-key":
+            return self.api_key
+        if name == b"content-type":
+            return self.content_type
+        for key, value in self.header_list or ():
+            if key.lower() == name:
+                return value
+        return None
+
+    @property
+    def body(self) -> bytes:
+        return self.body_bytes or b""
+
+    @property
+    def principal(self):
+        return self.identity
+
+    @principal.setter
+    def principal(self, Principal identity):
+        self.identity = identity
+
+    @property
+    def record(self):
+        """The station's record that `Station` was made with; None on other paths."""
+        return None if self.station is None else self.station.record
+
+    @property
+    def client(self) -> str:
+        """Address of the client, without its port."""
+        return self.conn.client_address()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client has left, or the answer was given."""
+        return self.state == REQUEST_GONE
+
+    def respond(
+        self,
+        int status,
+        bytes body=b"",
+        tuple headers=(),
+        bytes content_type=b"application/json",
+    ) -> None:
+        """Answer with `status` and `body`; a 204 has no body. A second answer is our bug."""
+        if self.state == REQUEST_GONE:
+            return
+        if self.state == REQUEST_READY:
+            raise InternalError("a request was answered twice")
+        self.answer = answer_head(status, headers, content_type if body else b"")
+        self.answer_body = None if status == 204 else body
+        self.make_ready()
+
+    def fail(self, fault) -> None:
+        """Answer with a `Fault`."""
+        if self.state != REQUEST_GONE:
+            self.finish(fault.kind.word, fault.text)
+
+    def resume(self) -> None:
+        """Take the request back to step 2: its station exists now."""
+        if self.state != REQUEST_GONE:
+            self.conn.ingress.resume(self)

@@ -1,0 +1,134 @@
+# Step 2: method + path -> Station, by one dict lookup.
+#
+# Each station has three entries in the table, one a path that a message takes; every other path
+# leaves the core for a handler in Python. Also: the station's prebuilt bytes, and its header policy.
+
+cdef enum Action:
+    ACTION_OTHER
+    ACTION_SINGLE
+    ACTION_BATCH
+    ACTION_CONSUME
+
+
+@cython.final
+cdef class Station:
+    """What the core needs to know of one station; built whole, replaced whole, never changed.
+
+    Args:
+        name: the station's name in paths.
+        stream: name of the JetStream stream.
+        subject: the subject that messages are published to.
+        headers: "all", "none", or a tuple of globs of header names that become message headers.
+        header_allow: names of the `Nats-*` headers that a client may set, beside `Nats-Msg-Id`.
+        record: what Python keeps beside it (the station's record).
+        validator: takes the bytes of a message, returns None or why it is refused; None for no schema.
+    """
+
+    cdef readonly str name
+    cdef readonly str stream
+    cdef readonly object record
+    cdef bytes subject
+    cdef bytes hpub, pub
+    cdef bytes ack_head
+    cdef bytes answer_head
+    cdef bint forwards_all, forwards_none
+    cdef tuple header_globs
+    cdef frozenset header_allow
+    cdef object validator
+
+    def __init__(
+        self,
+        str name,
+        str stream,
+        str subject,
+        object headers="all",
+        object header_allow=(),
+        object record=None,
+        object validator=None,
+    ):
+        self.name = name
+        self.stream = stream
+        self.record = record
+        self.validator = validator
+        self.subject = check_subject(subject.encode())
+        self.hpub = b"HPUB " + self.subject + b" "
+        self.pub = b"PUB " + self.subject + b" "
+        self.ack_head = b'{"stream":"' + stream.encode() + b'","seq":'
+        self.answer_head = stored_head(stream.encode())
+        self.forwards_all = headers == "all"
+        self.forwards_none = headers == "none"
+        self.header_globs = () if isinstance(headers, str) else tuple(g.lower() for g in headers)
+        self.header_allow = frozenset(n.lower().encode() for n in header_allow)
+
+    cdef bint forwards(self, bytes header_name):
+        cdef str name = header_name.decode("latin-1").lower()
+        return any(fnmatchcase(name, glob) for glob in self.header_globs)
+
+
+@cython.final
+cdef class Route:
+    """One path of one station."""
+
+    cdef Station station
+    cdef Action action
+
+    @staticmethod
+    cdef Route make(Station station, Action action):
+        cdef Route route = Route.__new__(Route)
+        route.station = station
+        route.action = action
+        return route
+
+
+def check_subject(bytes subject) -> bytes:
+    """Return `subject` when it may reach the broker; else raise ClientFault "bad-subject".
+
+    Tokens of printable ASCII, none empty, no wildcard, not below `$` or `_INBOX`.
+    SOURCE: NATS ADR-6; nats-server stores a literal `*` and takes a space as the reply's start.
+    """
+    cdef Py_ssize_t size = len(subject)
+    cdef const char* text = subject
+    cdef Py_ssize_t i
+    if size == 0 or size > SUBJECT_BYTES_MAX:
+        raise ClientFault("bad-subject", f"subject of {size} bytes; 1 to {<int>SUBJECT_BYTES_MAX} are allowed")
+    if text[0] == b"$" or subject.split(b".", 1)[0] == b"_INBOX":
+        raise ClientFault("bad-subject", f"subject '{clip(subject)}' is reserved for the broker")
+    for i in range(size):
+        if text[i] == b".":
+            if i == 0 or i == size - 1 or text[i - 1] == 46:
+                raise ClientFault("bad-subject", f"subject '{clip(subject)}' has an empty token")
+        elif not is_subject_token_byte(<unsigned char>text[i]):
+            raise ClientFault(
+                "bad-subject",
+                f"subject '{clip(subject)}' has the byte {hex(<unsigned char>text[i])} at {i}; "
+                "wildcards, spaces and control bytes are not allowed",
+            )
+    return subject
+
+
+cdef dict station_routes(Station station):
+    """The paths of a station, as a client that escapes nothing writes them."""
+    cdef bytes base = b"/stations/" + station.name.encode()
+    return {
+        base + b"/produce/single": Route.make(station, ACTION_SINGLE),
+        base + b"/produce/batch": Route.make(station, ACTION_BATCH),
+        base + b"/consume/batch": Route.make(station, ACTION_CONSUME),
+    }
+
+
+cdef inline tuple split_target(bytes target):
+    """Path and query of a request target; the absolute form loses its scheme and authority.
+
+    SOURCE: RFC 9112 §3.2.2, a server must accept the absolute form.
+    """
+    cdef bytes path = target
+    cdef bytes query = b""
+    cdef Py_ssize_t at
+    if not path.startswith(b"/") and b"://" in path[:8]:
+        at = path.find(b"/", path.index(b"://") + 3)
+        path = path[at:] if at >= 0 else b"/"
+    at = path.find(b"?")
+    if at >= 0:
+        query = path[at + 1:]
+        path = path[:at]
+    return path, query
