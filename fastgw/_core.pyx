@@ -1,7 +1,7 @@
 """The compiled core: a produced message from the socket to the answer, in nine steps.
 
     socket bytes
-      1 http_request   httptools callbacks -> Request            _core/http_request.pxi, request.pxi
+      1 http_request   httptools callbacks -> Request            _core/http_request.pxi, http_rules.pxi
       2 route          method + path -> Station                  _core/route.pxi
       3 authorize      credential bytes -> Principal             _core/authorize.pxi
       4 validate       body -> the messages in it, checked       _core/validate.pxi
@@ -33,6 +33,7 @@ from binascii import b2a_base64
 from datetime import UTC, datetime
 from email.utils import formatdate
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from http import HTTPStatus
 from inspect import isawaitable
 from secrets import token_urlsafe
@@ -97,6 +98,7 @@ include "_core/request.pxi"
 include "_core/http_fields.pxi"
 include "_core/consume.pxi"
 include "_core/link.pxi"
+include "_core/http_rules.pxi"
 include "_core/http_request.pxi"
 
 
@@ -130,7 +132,7 @@ cdef class Ingress:
     cdef frozenset cors_origins
     cdef bint is_turn_scheduled, is_draining
     cdef time_t tail_second
-    cdef uint64_t now_ms, next_connection_sweep_ms
+    cdef uint64_t now_ms, next_connection_sweep_ms, forgets_count
     # Bounds, copied from the configuration.
     cdef Py_ssize_t body_bytes_max, batch_bytes_max, batch_messages_max
     cdef bint is_body_bound_configured
@@ -230,6 +232,7 @@ cdef class Ingress:
 
     def forget_user(self, str user) -> None:
         """Drop the cached credentials of a user that has changed."""
+        self.forgets_count += 1
         self.tokens.forget(user)
 
     def allow_anonymous(self, Principal principal) -> None:
@@ -350,7 +353,8 @@ cdef class Ingress:
             return self.admit_principal(request, found)
         request.state = REQUEST_IDENTIFYING
         task = ensure_future(found)
-        task.add_done_callback(lambda done: self.on_identified(request, done))
+        forgets_count = self.forgets_count
+        task.add_done_callback(lambda done: self.on_identified(request, done, forgets_count))
         return 0
 
     cdef int admit_principal(self, Request request, Principal principal) except -1:
@@ -361,8 +365,13 @@ cdef class Ingress:
             request.refuse("forbidden", f"{clip(principal.user)} may not {verb} {clip(request.station.name)}")
         return 0
 
-    def on_identified(self, Request request, done) -> None:
-        """An identity check off the loop has ended."""
+    def on_identified(self, Request request, done, forgets_count) -> None:
+        """An identity check off the loop has ended.
+
+        Args:
+            forgets_count: how many users had changed when the check began; when one has changed
+                since, the verdict may be stale and is not kept.
+        """
         if request.state == REQUEST_GONE:
             return
         request.state = REQUEST_READING
@@ -377,6 +386,8 @@ cdef class Ingress:
             if principal is None:
                 request.refuse("unauthorized", "no valid credential")
             else:
+                if forgets_count == self.forgets_count:
+                    self.tokens.remember(credential_key(request), principal)
                 self.admit_principal(request, principal)
         if request.is_complete:
             self.proceed(request, &self.no_fields)
@@ -475,7 +486,8 @@ cdef class Ingress:
         if request.wants_results:
             request.results = [None] * request.messages_count
         if request.messages_count == 0:
-            return request.respond(200, b'{"error":null,"success":true}')
+            request.respond(200, STORED_BODY)
+            return 0
         span = <Span*>request.spans.data
         for i in range(request.messages_count):
             if request.station.validator is None and span[i].size + overhead <= self.link.payload_bytes_max:
@@ -663,6 +675,9 @@ cdef class Ingress:
 cdef bytes credential_key(Request request):
     """The raw bytes that a credential is cached by, or None when the request has none."""
     if request.credential is not None:
+        if request.credential[:6].lower() == b"basic ":
+            # WHY: a password is not kept in memory longer than its check takes.
+            return b"\0basic " + sha256(request.credential).digest()
         return request.credential
     if request.api_key is not None:
         return b"\0key " + request.api_key

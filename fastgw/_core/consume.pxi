@@ -233,7 +233,8 @@ cdef bytes delivery_metadata(bytes subject, bytes ack_subject):
         "deliveries": int(tokens[base]),
         "subject": subject.decode("utf-8", "replace"),
     }
-    return b"," + msgspec.json.encode(members)[1:-1]
+    cdef bytes text = msgspec.json.encode(members)
+    return b"," + text[1:len(text) - 1]
 
 
 cdef str nanoseconds_text(object nanoseconds):

@@ -35,7 +35,7 @@ cdef class HttpConnection:
     # The connection.
     cdef bint is_stopped             # no further request is read
     cdef bint is_lingering           # the last answer is out; what still comes is dropped
-    cdef bint is_half_closed, is_paused, is_reading_paused, is_dirty, is_closed
+    cdef bint is_half_closed, is_paused, is_reading_paused, is_dirty, is_closed, is_tls
     cdef uint64_t deadline_ms
     cdef object peer
 
@@ -55,7 +55,8 @@ cdef class HttpConnection:
         # only then must a write go through the transport instead of straight to the socket.
         transport.set_write_buffer_limits(high=0)
         sock = transport.get_extra_info("socket")
-        if sock is not None and transport.get_extra_info("sslcontext") is None:
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
+        if sock is not None and not self.is_tls:
             self.fd = sock.fileno()
         self.make_parser()
         self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
@@ -135,7 +136,9 @@ cdef class HttpConnection:
         drop_buffer(&self.fields)
 
     def pause_writing(self) -> None:
+        # WHY: a client that reads nothing for as long as an idle one may stay is let go.
         self.is_paused = True
+        self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
 
     def resume_writing(self) -> None:
         self.is_paused = False
@@ -190,7 +193,7 @@ cdef class HttpConnection:
         elif is_forwardable(kind):
             forward_field(&self.fields, request, kind, name, value)
         if kind != FIELD_PLAIN:
-            self.note_field(request, kind, value)
+            note_field(self, request, kind, value)
 
     def on_headers_complete(self) -> None:
         cdef Request request = self.current
@@ -202,7 +205,7 @@ cdef class HttpConnection:
         self.deadline_ms = self.ingress.now_ms + self.ingress.body_timeout_ms
         request.method_name = self.parser.get_method()
         self.owe(request)
-        if self.check_head(request):
+        if check_head(self, request):
             self.admit(request)
 
     def on_body(self, bytes chunk) -> None:
@@ -259,99 +262,6 @@ cdef class HttpConnection:
         else:
             self.body_max = self.ingress.body_bytes_max
         return 0
-
-    cdef int note_field(self, Request request, Field kind, bytes value) except -1:
-        """Keep what the gateway itself needs of a header."""
-        if kind == FIELD_HOST:
-            self.hosts_count += 1
-            self.host = value
-        elif kind == FIELD_AUTHORIZATION:
-            request.credential = value
-        elif kind == FIELD_API_KEY:
-            request.api_key = value
-        elif kind == FIELD_CONTENT_TYPE:
-            request.content_type = value
-        elif kind == FIELD_CONTENT_LENGTH:
-            self.content_length = parse_decimal(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-            if self.content_length < 0:
-                self.content_length = 1 << 62
-        elif kind == FIELD_TRANSFER_ENCODING:
-            self.transfer_coding = (
-                value if self.transfer_coding is None else self.transfer_coding + b", " + value
-            )
-        elif kind == FIELD_CONNECTION:
-            self.connection_value = (
-                value if self.connection_value is None else self.connection_value + b"," + value
-            )
-        elif kind == FIELD_EXPECT:
-            self.expects_continue = True
-            if value.lower() != b"100-continue":
-                request.refuse("expectation-failed", f"Expect: {clip(value)} is not supported")
-        elif kind == FIELD_CONTENT_ENCODING and value and value.lower() != b"identity":
-            request.refuse("media-type-unsupported",
-                           f"Content-Encoding {clip(value)} is not supported")
-        elif kind == FIELD_SUBJECT:
-            request.suffix = value
-        elif kind == FIELD_ORIGIN and self.ingress.cors_origins is not None:
-            if value in self.ingress.cors_origins:
-                request.cors_line = b"Access-Control-Allow-Origin: " + value + b"\r\n"
-        return 0
-
-    cdef bint check_head(self, Request request) except -1:
-        """What RFC 9112 asks of a server and the parser leaves to it. Returns whether to go on."""
-        cdef bint keeps_alive = self.parser.should_keep_alive()
-        if self.connection_value is not None or not keeps_alive:
-            # WHY: asking for the version costs a formatted string; only these requests need it.
-            version = self.parser.get_http_version()
-            if version != "1.1" and version != "1.0":
-                self.fault("version-unsupported", f"HTTP version {version}; 1.0 and 1.1 are served")
-                return False
-            request.is_old = version == "1.0"
-            keeps_alive = self.read_connection_options(request, keeps_alive)
-            if request.is_old:
-                self.expects_continue = False
-        request.keeps_alive = keeps_alive
-        request.is_head = request.method_name == b"HEAD"
-        if self.hosts_count != 1 and not (request.is_old and self.hosts_count == 0):
-            self.fault("bad-host", f"{self.hosts_count} Host headers; exactly one is required")
-            return False
-        if self.host and not is_host_valid(self.host):
-            self.fault("bad-host", f"Host '{clip(self.host)}' is not a host and port")
-            return False
-        if self.transfer_coding is not None:
-            if self.transfer_coding.strip().lower() != b"chunked":
-                self.fault("transfer-coding-unknown",
-                           f"Transfer-Encoding '{clip(self.transfer_coding)}'; only chunked is served")
-                return False
-            if request.is_old:
-                self.fault("bad-request-framing", "Transfer-Encoding in an HTTP/1.0 request")
-                return False
-        if self.content_length > self.body_max:
-            self.fault("body-too-large",
-                       f"body of {self.content_length} bytes exceeds {self.body_max}")
-            return False
-        return True
-
-    cdef bint read_connection_options(self, Request request, bint keeps_alive) except -1:
-        """Read the `Connection` header; returns whether the connection persists."""
-        cdef list named = None
-        has_upgrade_option = False
-        for option in (self.connection_value or b"").lower().split(b","):
-            option = option.strip(b" \t")
-            if option == b"upgrade":
-                has_upgrade_option = True
-            elif option not in (b"close", b"keep-alive", b"te", b"http2-settings", b""):
-                named = [option] if named is None else named + [option]
-        if named is not None:
-            request.connection_names = named
-            if request.header_list is None:
-                drop_named_fields(&self.fields, named)
-        if has_upgrade_option and self.parser.should_upgrade():
-            self.has_upgrade = True
-            # SOURCE: llhttp reports an upgrade request as persistent or not by the options alone.
-            options = self.connection_value.lower()
-            keeps_alive = b"close" not in options and (not request.is_old or b"keep-alive" in options)
-        return keeps_alive
 
     cdef int admit(self, Request request) except -1:
         """Steps 2 and 3 with the whole head known: refuse early what the head alone condemns."""
@@ -429,10 +339,10 @@ cdef class HttpConnection:
         cdef Request request = self.current
         if self.is_stopped:
             return 0
-        if request is None or (self.tail is not request and self.head is not request):
-            if request is None:
-                request = Request.__new__(Request)
-                request.conn = self
+        if request is None:
+            request = Request.__new__(Request)
+            request.conn = self
+        if self.phase != PHASE_BODY:
             self.owe(request)
         self.stop_reading()
         request.refuse(word, text)
@@ -507,7 +417,7 @@ cdef class HttpConnection:
         self.stop_reading()
         if self.head is not None:
             return 0
-        if self.is_half_closed or self.fd < 0:
+        if self.is_half_closed or self.is_tls:
             self.transport.close()
             return 0
         self.is_lingering = True
@@ -522,7 +432,7 @@ cdef class HttpConnection:
         if self.deadline_ms == 0 or now_ms < self.deadline_ms or self.is_closed:
             return 0
         self.deadline_ms = 0
-        if self.is_lingering:
+        if self.is_lingering or self.is_paused:
             self.transport.abort()
         elif self.phase == PHASE_HEAD:
             self.fault("request-timeout",

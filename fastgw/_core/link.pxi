@@ -230,7 +230,6 @@ cdef class BrokerLink:
                 self.give_up("an unknown operation")
                 return size
             self.on_control(&op)
-        self.close_when_idle()
         return at
 
     cdef int give_up(self, str why) except -1:
@@ -306,6 +305,10 @@ cdef class BrokerLink:
             return 0
         index = slot.index
         request = self.slots.give_back(slot, True)
+        if self.ingress.first_waiting is not None:
+            self.ingress.schedule_turn()
+        if self.is_retired:
+            self.close_when_idle()
         if op.kind == OP_MSG:
             sequence = parse_stored(data, <Py_ssize_t>op.total_size, request.station.ack_head)
         elif parse_status(data, <Py_ssize_t>op.header_size) == 503:
@@ -359,6 +362,7 @@ cdef class BrokerLink:
         cdef Request request = pull.request
         del self.pulls[pull.sid]
         self.free_sids.append(pull.sid)
+        self.close_when_idle()
         if pull.messages_count == 0 and (status == 503 or (status == 409 and b"Consumer Deleted" in block)):
             if request.state != REQUEST_GONE:
                 pull.on_missing()

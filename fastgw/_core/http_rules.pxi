@@ -1,0 +1,100 @@
+# The head of a request against the rules: what RFC 9112 asks of a server and the parser leaves to it.
+#
+# `note_field` keeps what the gateway itself needs of each header; `check_head` judges the whole head.
+# A head that breaks a rule is answered and its connection closed: where the next request starts is
+# unknown then.
+
+cdef int note_field(HttpConnection conn, Request request, Field kind, bytes value) except -1:
+    """Keep what the gateway itself needs of a header."""
+    if kind == FIELD_HOST:
+        conn.hosts_count += 1
+        conn.host = value
+    elif kind == FIELD_AUTHORIZATION:
+        request.credential = value
+    elif kind == FIELD_API_KEY:
+        request.api_key = value
+    elif kind == FIELD_CONTENT_TYPE:
+        request.content_type = value
+    elif kind == FIELD_CONTENT_LENGTH:
+        conn.content_length = parse_decimal(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        if conn.content_length < 0:
+            conn.content_length = 1 << 62
+    elif kind == FIELD_TRANSFER_ENCODING:
+        conn.transfer_coding = (
+            value if conn.transfer_coding is None else conn.transfer_coding + b", " + value
+        )
+    elif kind == FIELD_CONNECTION:
+        conn.connection_value = (
+            value if conn.connection_value is None else conn.connection_value + b"," + value
+        )
+    elif kind == FIELD_EXPECT:
+        conn.expects_continue = True
+        if value.lower() != b"100-continue":
+            request.refuse("expectation-failed", f"Expect: {clip(value)} is not supported")
+    elif kind == FIELD_CONTENT_ENCODING and value and value.lower() != b"identity":
+        request.refuse("media-type-unsupported",
+                       f"Content-Encoding {clip(value)} is not supported")
+    elif kind == FIELD_SUBJECT:
+        request.suffix = value
+    elif kind == FIELD_ORIGIN and conn.ingress.cors_origins is not None:
+        if value in conn.ingress.cors_origins:
+            request.cors_line = b"Access-Control-Allow-Origin: " + value + b"\r\n"
+    return 0
+
+
+cdef bint read_connection_options(HttpConnection conn, Request request, bint keeps_alive) except -1:
+    """Read the `Connection` header; returns whether the connection persists."""
+    cdef list named = None
+    has_upgrade_option = False
+    for option in (conn.connection_value or b"").lower().split(b","):
+        option = option.strip(b" \t")
+        if option == b"upgrade":
+            has_upgrade_option = True
+        elif option not in (b"close", b"keep-alive", b"te", b"http2-settings", b""):
+            named = [option] if named is None else named + [option]
+    if named is not None:
+        request.connection_names = named
+        if request.header_list is None:
+            drop_named_fields(&conn.fields, named)
+    if has_upgrade_option and conn.parser.should_upgrade():
+        conn.has_upgrade = True
+        # SOURCE: llhttp reports an upgrade request as persistent or not by the options alone.
+        options = conn.connection_value.lower()
+        keeps_alive = b"close" not in options and (not request.is_old or b"keep-alive" in options)
+    return keeps_alive
+
+
+cdef bint check_head(HttpConnection conn, Request request) except -1:
+    """What RFC 9112 asks of a server and the parser leaves to it. Returns whether to go on."""
+    cdef bint keeps_alive = conn.parser.should_keep_alive()
+    if conn.connection_value is not None or not keeps_alive:
+        # WHY: asking for the version costs a formatted string; only these requests need it.
+        version = conn.parser.get_http_version()
+        if version != "1.1" and version != "1.0":
+            conn.fault("version-unsupported", f"HTTP version {version}; 1.0 and 1.1 are served")
+            return False
+        request.is_old = version == "1.0"
+        keeps_alive = read_connection_options(conn, request, keeps_alive)
+        if request.is_old:
+            conn.expects_continue = False
+    request.keeps_alive = keeps_alive
+    request.is_head = request.method_name == b"HEAD"
+    if conn.hosts_count != 1 and not (request.is_old and conn.hosts_count == 0):
+        conn.fault("bad-host", f"{conn.hosts_count} Host headers; exactly one is required")
+        return False
+    if conn.host and not is_host_valid(conn.host):
+        conn.fault("bad-host", f"Host '{clip(conn.host)}' is not a host and port")
+        return False
+    if conn.transfer_coding is not None:
+        if conn.transfer_coding.strip().lower() != b"chunked":
+            conn.fault("transfer-coding-unknown",
+                       f"Transfer-Encoding '{clip(conn.transfer_coding)}'; only chunked is served")
+            return False
+        if request.is_old:
+            conn.fault("bad-request-framing", "Transfer-Encoding in an HTTP/1.0 request")
+            return False
+    if conn.content_length > conn.body_max:
+        conn.fault("body-too-large",
+                   f"body of {conn.content_length} bytes exceeds {conn.body_max}")
+        return False
+    return True

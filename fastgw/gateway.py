@@ -1,0 +1,276 @@
+"""Assembly of one worker: Config -> tables -> Ingress -> listener; start, drain, stop.
+
+What enters: a checked `Config`, the way to the broker, and a bound socket.
+What leaves: a gateway that answers. `server` calls it; it is the only room that knows all rooms.
+It must never touch a produced message: those stay in the compiled core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from fastgw import _core
+from fastgw.control.stations import StationRecord, Stations, check_station_name
+from fastgw.control.store import Store
+from fastgw.control.tokens import Tokens
+from fastgw.control.users import Users
+from fastgw.errors import ClientFault, Fault, UpstreamFault
+from fastgw.handlers.auth import Auth
+from fastgw.handlers.consume import Consume
+from fastgw.handlers.monitoring import Monitoring
+from fastgw.nats.client import ControlClient, open_control
+from fastgw.nats.connection import DataPlane
+
+if TYPE_CHECKING:
+    import socket
+
+    from fastgw.config import Config
+    from fastgw.config_types import NatsConfig
+
+log: Final = logging.getLogger("fastgw.gateway")
+
+SWEEP_S: Final = 0.1
+"""How often deadlines are looked at; a timeout is at most this late."""
+
+LISTEN_BACKLOG: Final = 1024
+"""LIMIT: connections that wait for accept; the kernel caps it at net.core.somaxconn."""
+
+REFRESH_PATH: Final = "/auth/refreshtoken"
+"""Compared without case: deployed clients of the reference write it in several ways."""
+
+Handler = Callable[[_core.Request], Awaitable[None] | None]
+
+_STATION_PATH: Final = re.compile(
+    r"/stations/(?P<name>[^/]*)/(?P<what>produce/single|produce/batch|consume/batch)"
+)
+
+class Gateway:
+    """One worker's gateway.
+
+    Args:
+        config: the configuration.
+        nats: the broker's table of it, with the embedded broker's address when there is one.
+    """
+
+    def __init__(self, config: Config, nats: NatsConfig) -> None:
+        self.config: Final = config
+        self._nats: Final = nats
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+        self._server: asyncio.Server | None = None
+        self._client: ControlClient
+        self._store: Store
+        self._data_plane: DataPlane
+        self._sweeper: asyncio.TimerHandle
+        self.users: Users
+        self.stations: Stations
+        self.ingress: _core.Ingress
+        self._auth: Auth
+        self._consume: Consume
+        self._table: dict[str, dict[str, Handler]]
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect both planes and fill the tables; returns when messages can be stored.
+
+        Raises:
+            UpstreamFault: the broker cannot be reached in time.
+            CredentialsError: a configured key file cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        self._client = await open_control(self._nats)
+        self._store = await Store.open(self._client, self._nats.replicas)
+        tokens = await Tokens.open(self._store, self.config.auth)
+        self.users = Users(self._store)
+        self.stations = Stations(self._store, self._store.js, self._nats)
+        self.ingress = _core.Ingress(
+            loop,
+            self.config.limits,
+            tokens_max=self.config.auth.tokens_cached_max,
+            cors_origins=tuple(self.config.cors.origins) if self.config.cors.enabled else (),
+            identify=self._identify,
+            dispatch=self._dispatch,
+            consume=self._on_consume,
+            report=_report_defect,
+        )
+        if self.config.auth.mode == "none":
+            everything = _core.PRODUCE | _core.CONSUME | _core.ADMIN
+            self.ingress.allow_anonymous(_core.Principal("anonymous", 1, everything))
+        self.users.on_change(self.ingress.forget_user)
+        self.stations.on_change(self._on_station_change)
+        self._auth = Auth(self.config, self.users, tokens)
+        self._consume = Consume(self.config, self.stations, self.ingress)
+        self._table = self._build_table(Monitoring(self.find_trouble))
+        await self.users.start()
+        await self.stations.start()
+        self._data_plane = DataPlane(
+            loop, self._nats, self.ingress.make_link, lambda link: None, lambda: None
+        )
+        self._data_plane.start()
+        self._sweep()
+        await self._data_plane.wait_live(self._nats.connect_timeout_ms / 1000)
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Accept clients on a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            self.ingress.protocol, sock=sock, backlog=LISTEN_BACKLOG
+        )
+
+    async def drain(self) -> None:
+        """Take no new clients, answer what was accepted, within the grace period."""
+        self._is_draining = True
+        if self._server is not None:
+            self._server.close()
+        self.ingress.begin_drain()
+        deadline = asyncio.get_running_loop().time() + self.config.limits.drain_grace_ms / 1000
+        while self.ingress.stats()["connections"]:
+            if asyncio.get_running_loop().time() >= deadline:
+                log.warning("grace period over with %s", self.ingress.stats())
+                break
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Close both planes; whoever still waits is told."""
+        for task in list(self._tasks):
+            task.cancel()
+        if hasattr(self, "_sweeper"):
+            self._sweeper.cancel()
+        if hasattr(self, "_data_plane"):
+            await self._data_plane.stop()
+        if hasattr(self, "users"):
+            self.users.close()
+        if hasattr(self, "_store"):
+            await self._store.close()
+        if hasattr(self, "_client"):
+            await self._client.close()
+
+    def find_trouble(self) -> Fault | None:
+        """Say why no message can be stored now, or None."""
+        if self._is_draining:
+            return UpstreamFault("draining", "this gateway is stopping")
+        if not self.ingress.is_broker_live:
+            return UpstreamFault("broker-away", "the broker is away")
+        return None
+
+    def _sweep(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+        self.ingress.sweep()
+
+    # --- what the core hands out ----------------------------------------------------------------
+
+    def _identify(
+        self, request: _core.Request
+    ) -> _core.Principal | None | Awaitable[_core.Principal | None]:
+        return self._auth.identify(request)
+
+    def _dispatch(self, request: _core.Request) -> None:
+        """Serve a path that is no known station's."""
+        path = request.path
+        if path.lower() == REFRESH_PATH:
+            path = REFRESH_PATH
+        handlers = self._table.get(path)
+        if handlers is None:
+            self._run(request, self._serve_station_or_nothing(request, path))
+            return
+        method = "GET" if request.method == "HEAD" else request.method
+        handler = handlers.get(method)
+        if handler is None:
+            _refuse_method(request, sorted(handlers))
+            return
+        self._run(request, handler(request))
+
+    def _on_consume(self, request: _core.Request) -> None:
+        self._run(request, self._consume.batch(request, request.record))
+
+    def _run(self, request: _core.Request, work: Awaitable[None] | None) -> None:
+        """Have `work` finished on the loop; what it raises becomes the answer."""
+        if work is None:
+            return
+        task = asyncio.ensure_future(_guard(request, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _build_table(self, monitoring: Monitoring) -> dict[str, dict[str, Handler]]:
+        """Build the handlers by path and method."""
+        return {
+            "/": {"GET": monitoring.root},
+            "/monitoring/status": {"GET": monitoring.status},
+            "/healthz": {"GET": monitoring.healthz},
+            "/readyz": {"GET": monitoring.readyz},
+            "/auth/authenticate": {"POST": self._auth.authenticate},
+            REFRESH_PATH: {"POST": self._auth.refresh},
+        }
+
+    # --- stations -------------------------------------------------------------------------------
+
+    def _on_station_change(self, name: str, record: StationRecord | None) -> None:
+        """Put a station's record in force, or take the station out."""
+        if record is None:
+            self.ingress.drop_station(name)
+            return
+        self.ingress.put_station(
+            _core.Station(
+                record.name,
+                record.stream,
+                record.subject,
+                headers=record.headers if isinstance(record.headers, str) else tuple(record.headers),
+                header_allow=tuple(record.header_allow),
+                record=record,
+            )
+        )
+
+    async def _serve_station_or_nothing(self, request: _core.Request, path: str) -> None:
+        """Create an unknown station and go on, or say 405, 401, 400, 403 or 404, in this order."""
+        found = _STATION_PATH.fullmatch(path)
+        if found is not None and request.method != "POST":
+            _refuse_method(request, ["POST"])
+            return
+        principal = await self._find_principal(request)
+        if principal is None:
+            raise ClientFault("unauthorized", "no valid credential")
+        if found is None:
+            raise ClientFault("not-found", "no such path")
+        name = found["name"]
+        check_station_name(name)
+        permission = _core.CONSUME if found["what"] == "consume/batch" else _core.PRODUCE
+        if not principal.may(permission, name):
+            raise ClientFault("forbidden", f"{principal.user} may not use station {name}")
+        if self.stations.find(name) is None:
+            if not self.config.auto_create:
+                raise ClientFault("station-unknown", f"no station {name}")
+            self._on_station_change(name, await self.stations.ensure(name))
+        request.principal = principal
+        request.resume()
+
+    async def _find_principal(self, request: _core.Request) -> _core.Principal | None:
+        found = self.ingress.find_principal(request)
+        if found is None or isinstance(found, _core.Principal):
+            return found
+        return await found
+
+async def _guard(request: _core.Request, work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Fault as fault:
+        request.fail(fault)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: the client must be told
+        _report_defect("a handler failed", error)
+        request.fail(Fault("internal", "internal error"))
+
+def _refuse_method(request: _core.Request, allowed: list[str]) -> None:
+    shown = ", ".join([*allowed, "HEAD", "OPTIONS"] if "GET" in allowed else [*allowed, "OPTIONS"])
+    request.respond(
+        405,
+        b'{"error":"this method is not served here; %s is","success":false}' % shown.encode(),
+        ((b"Allow", shown.encode()), (b"Error-Code", b"method-not-allowed")),
+    )
+
+def _report_defect(text: str, error: BaseException | None) -> None:
+    log.error("%s", text, exc_info=error)
+

@@ -1,0 +1,150 @@
+"""The parent of several workers: starts them, starts those again that die, ends them together.
+
+What enters: how many, and what each of them runs. What leaves: the exit code.
+`server` calls it in the process that owns the bound port and the embedded broker. It must never
+run an event loop: the workers are forked from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from fastgw.nats.binary import die_with_parent
+from fastgw.nats.folder import EmbeddedError
+
+if TYPE_CHECKING:
+    from fastgw.nats.embedded import EmbeddedBroker
+
+log: Final = logging.getLogger("fastgw.supervisor")
+
+LOOK_S: Final = 0.1
+"""How often the children are looked at; a dead worker is replaced within a second."""
+
+RESPAWN_WAIT_S_MIN: Final = 0.1
+RESPAWN_WAIT_S_MAX: Final = 10.0
+"""LIMIT: the pause before a worker that dies at once is started again, doubled from the minimum."""
+
+STEADY_S: Final = 5.0
+"""A worker that lived this long did not die at once; the pause begins at the minimum again."""
+
+
+class Supervisor:
+    """Keeps `workers_count` forked workers alive.
+
+    Args:
+        workers_count: how many workers.
+        run_worker: runs worker number i in the forked process and returns its exit code.
+        broker: the embedded broker, which is kept alive too; None when there is none.
+    """
+
+    def __init__(
+        self,
+        workers_count: int,
+        run_worker: Callable[[int], int],
+        broker: EmbeddedBroker | None,
+    ) -> None:
+        self._count = workers_count
+        self._run_worker = run_worker
+        self._broker = broker
+        self._workers: dict[int, tuple[int, float]] = {}
+        self._due: dict[int, float] = {}
+        self._pauses: dict[int, float] = {}
+        self._is_ending = False
+        self._has_served = False
+
+    def run(self) -> int:
+        """Return 0 after a wanted end, and 1 when the first workers could not start."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_end)
+        for index in range(self._count):
+            self._fork(index)
+        started = time.monotonic()
+        code = 0
+        while self._workers or (self._due and not self._is_ending):
+            time.sleep(LOOK_S)
+            self._has_served = self._has_served or time.monotonic() - started > STEADY_S
+            code = self._reap() or code
+            if code and not self._has_served:
+                # WHY: a worker that fails at the very start has said why; the others would repeat it.
+                self._end_workers()
+            self._fork_due()
+            self._check_broker()
+        return code if not self._has_served else 0
+
+    def _on_end(self, number: int, frame: object) -> None:
+        self._is_ending = True
+        self._end_workers()
+
+    def _end_workers(self) -> None:
+        self._is_ending = True
+        for pid in list(self._workers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _reap(self) -> int:
+        """Collect the workers that have ended; plan their replacement. Returns the worst exit code."""
+        worst = 0
+        for pid, (index, started) in list(self._workers.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done == 0:
+                continue
+            del self._workers[pid]
+            code = os.waitstatus_to_exitcode(status)
+            if self._is_ending:
+                continue
+            worst = max(worst, abs(code))
+            now = time.monotonic()
+            pause = self._pauses.get(index, 0.0)
+            pause = RESPAWN_WAIT_S_MIN if now - started > STEADY_S else max(pause * 2, 0.1)
+            self._pauses[index] = min(pause, RESPAWN_WAIT_S_MAX)
+            self._due[index] = now + self._pauses[index]
+            log.error(
+                "worker %d (pid %d) ended with %d; starting it again in %.1f s",
+                index, pid, code, self._pauses[index],
+            )  # fmt: skip
+        return worst
+
+    def _fork_due(self) -> None:
+        for index, due in list(self._due.items()):
+            if not self._is_ending and time.monotonic() >= due:
+                del self._due[index]
+                self._fork(index)
+
+    def _check_broker(self) -> None:
+        if self._broker is None or self._is_ending or self._broker.poll() is None:
+            return
+        log.error("the embedded broker ended with code %s; starting it again", self._broker.poll())
+        try:
+            self._broker.restart()
+        except EmbeddedError as error:
+            log.error("%s", error)
+
+    def _fork(self, index: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        end_with_parent = die_with_parent()
+        pid = os.fork()
+        if pid:
+            self._workers[pid] = (index, time.monotonic())
+            return
+        code = 1
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            if end_with_parent is not None:
+                end_with_parent()
+            code = self._run_worker(index)
+        except Exception:
+            log.exception("worker %d failed", index)
+        finally:
+            # DANGER: a forked child must never return into its parent's code.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)

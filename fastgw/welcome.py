@@ -1,0 +1,94 @@
+"""The first minute: the admin of a fresh gateway, and commands that a newcomer can paste.
+
+What enters: the users' table and the configuration. What leaves: a user, and text on stdout.
+`server` calls it in the first worker only. The password is shown once and stored only as a hash.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from fastgw import __version__
+from fastgw.config import mask_urls
+from fastgw.errors import ClientFault
+
+if TYPE_CHECKING:
+    from fastgw.config import Config
+    from fastgw.control.users import Users
+
+PASSWORD_BYTES: Final = 15
+"""LIMIT: 120 bits, twenty characters; out of reach of guessing."""
+
+
+class Admin(NamedTuple):
+    """A user that was made just now; `password` is None when the operator chose it."""
+
+    name: str
+    password: str | None
+
+
+async def make_admin(users: Users, config: Config) -> Admin | None:
+    """Make the first user: the configured admin, or with the embedded broker one of our own.
+
+    Returns:
+        The user when it was made now; None when there is nothing to make.
+    """
+    name, password = config.auth.admin_user, config.auth.admin_password
+    shown: str | None = None
+    if name is None or password is None:
+        if not config.embedded or users.records or config.auth.mode == "none":
+            return None
+        name, password = "admin", secrets.token_urlsafe(PASSWORD_BYTES)
+        shown = password
+    if users.find(name) is not None:
+        return None
+    try:
+        await users.add(name, password, ["produce", "consume", "admin"], ["*"])
+    except ClientFault:
+        # WHY: another gateway on the same broker was first; its user is as good as ours.
+        return None
+    return Admin(name, shown)
+
+
+def say_ready(config: Config, url: str, admin: Admin | None) -> None:
+    """Print where the gateway listens; on the first start also what to paste."""
+    broker = "embedded broker" if config.embedded else f"broker {mask_urls(config.nats.url[0])}"
+    lines = [f"fastgw {__version__} is ready at {url}  ({broker}, data in {config.data})"]
+    if admin is not None and admin.password is not None:
+        lines += _first_steps(url, admin)
+    elif config.auth.mode == "none":
+        lines.append("Anyone who can reach this address may produce and consume: auth.mode is none.")
+    else:
+        lines.append(f"A token: see {url}/auth/authenticate; users: fastgw user list")
+    print("\n".join(lines), flush=True)
+
+
+def _first_steps(url: str, admin: Admin) -> list[str]:
+    body = f'{{"username":"{admin.name}","password":"{admin.password}"}}'
+    bearer = '-H "Authorization: Bearer $TOKEN"'
+    station = f"{url}/stations/hello"
+    colour = sys.stdout.isatty()
+    bold, plain = ("\033[1m", "\033[0m") if colour else ("", "")
+    return [
+        "",
+        f"  user      {bold}{admin.name}{plain}",
+        f"  password  {bold}{admin.password}{plain}   (shown only now; fastgw user passwd changes it)",
+        "",
+        "Paste into another terminal:",
+        "",
+        "  # a token",
+        f"  TOKEN=$(echo '{body}' | curl -s {url}/auth/authenticate -d @- | sed 's/.*\"jwt\":\"\\([^\"]*\\)\".*/\\1/')",
+        "",
+        "  # one message: the answer comes when it is stored",
+        f"  curl {station}/produce/single {bearer} -d 'hello, world'",
+        "",
+        "  # many messages in one request",
+        f"  curl {station}/produce/batch {bearer} -H 'Content-Type: application/json' -d '[{{\"n\":1}},{{\"n\":2}}]'",
+        "",
+        "  # read them back",
+        f"  curl {station}/consume/batch {bearer} -H 'Content-Type: application/json' -d '{{\"consumer_name\":\"me\",\"batch_size\":10,\"batch_max_wait_time_ms\":1000}}'",
+        "",
+        "Ctrl-C stops it; the next start keeps users, stations and messages.",
+    ]
