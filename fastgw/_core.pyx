@@ -27,7 +27,6 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove
 from libc.time cimport time as unix_time, time_t
 
-import re
 from asyncio import ensure_future
 from binascii import b2a_base64
 from datetime import UTC, datetime
@@ -71,12 +70,6 @@ cdef extern from *:
     const int CLOCK_MONOTONIC_COARSE
     const int MSG_NOSIGNAL
 
-# SOURCE: RFC 3986 §3.2.2 reg-name, IPv4, IP-literal; RFC 9110 §7.2.
-cdef object HOST_PATTERN = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
-).fullmatch
-
-
 cdef class Ingress
 cdef class HttpConnection
 cdef class BrokerLink
@@ -96,6 +89,7 @@ include "_core/nats_ops.pxi"
 include "_core/ack.pxi"
 include "_core/request.pxi"
 include "_core/http_fields.pxi"
+include "_core/options.pxi"
 include "_core/consume.pxi"
 include "_core/link.pxi"
 include "_core/http_rules.pxi"
@@ -125,8 +119,7 @@ cdef class Ingress:
     cdef BrokerLink link
     cdef set connections, links
     cdef list dirty
-    cdef Request first_waiting, last_waiting
-    cdef int64_t waiting_bytes
+    cdef WaitingLine waiting
     cdef Buffer scratch, no_fields
     cdef bytes answer_tail, cors_head, preflight_head
     cdef frozenset cors_origins
@@ -156,9 +149,13 @@ cdef class Ingress:
         self.tokens = TokenCache(tokens_max)
         self.connections = set()
         self.links = set()
+        self.waiting = WaitingLine()
         self.dirty = []
         self.copy_limits(limits)
-        self.build_cors(cors_origins)
+        self.cors_head, self.preflight_head = build_cors(cors_origins)
+        self.cors_origins = None
+        if cors_origins and "*" not in cors_origins:
+            self.cors_origins = frozenset(origin.encode() for origin in cors_origins)
         self.now_ms = monotonic_ms()
         self.renew_tail(unix_time(NULL))
 
@@ -184,30 +181,6 @@ cdef class Ingress:
         self.waiting_ms_max = limits.waiting_ms_max
         self.waiting_bytes_max = limits.waiting_bytes_max
         self.consume_bytes_max = limits.consume_bytes_max
-        return 0
-
-    cdef int build_cors(self, tuple origins) except -1:
-        """Prebuild the CORS lines. SOURCE: Fetch standard, CORS protocol."""
-        self.cors_head = b""
-        self.cors_origins = None
-        preflight = b""
-        if origins:
-            exposed = b"Nats-Stream, Nats-Sequence, Nats-Duplicate, Error-Code, Retry-After"
-            self.cors_head = b"Access-Control-Expose-Headers: " + exposed + b"\r\n"
-            if "*" in origins:
-                self.cors_head = b"Access-Control-Allow-Origin: *\r\n" + self.cors_head
-            else:
-                self.cors_origins = frozenset(origin.encode() for origin in origins)
-                self.cors_head += b"Vary: Origin\r\n"
-            # WHY: the wildcard does not cover Authorization, so it is named beside it.
-            preflight = (
-                b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
-                b"Access-Control-Allow-Headers: Authorization, Content-Type, *\r\n"
-                b"Access-Control-Max-Age: 86400\r\n"
-            )
-        self.preflight_head = (
-            b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n" + preflight
-        )
         return 0
 
     # --- the face for gateway.py ------------------------------------------------------------
@@ -274,7 +247,7 @@ cdef class Ingress:
             "defects": self.defects_count,
             "connections": len(self.connections),
             "in_flight": 0 if self.link is None else self.link.slots.in_flight(),
-            "waiting_bytes": self.waiting_bytes,
+            "waiting_bytes": self.waiting.bytes_count,
             "tokens_cached": len(self.tokens.principals),
         }
 
@@ -302,15 +275,15 @@ cdef class Ingress:
 
     cdef int link_lost(self, BrokerLink link) except -1:
         """`link` takes no more publishes. What waits for a slot was never sent, and is told so."""
-        cdef Request request
         if link.is_lost:
             self.links.discard(link)
         if self.link is not link:
             return 0
         self.link = None
-        while self.first_waiting is not None:
-            request = self.take_waiting()
-            self.give_up_unsent(request, "broker-away", "the connection to the broker was lost; nothing was sent")
+        while self.waiting.first is not None:
+            self.waiting.take().settle_unsent(
+                "broker-away", "the connection to the broker was lost; nothing was sent"
+            )
         return 0
 
     # --- one request ------------------------------------------------------------------------
@@ -454,7 +427,7 @@ cdef class Ingress:
         self.find_messages(request, fields)
         if request.state != REQUEST_SERVING:
             return 0
-        if self.first_waiting is None:
+        if self.waiting.first is None:
             self.link.publish(request, fields)
         if request.messages_sent < request.messages_count:
             if request.fields is None:
@@ -518,66 +491,38 @@ cdef class Ingress:
 
     cdef int wait_for_room(self, Request request) except -1:
         """Put the request behind those that wait; past the bound it is refused."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(request.body_bytes)
-        if self.waiting_bytes + size > self.waiting_bytes_max:
-            return self.give_up_unsent(
-                request, "overloaded",
-                f"more than {self.waiting_bytes_max} bytes wait for the broker",
+        if self.waiting.bytes_count + PyBytes_GET_SIZE(request.body_bytes) > self.waiting_bytes_max:
+            return request.settle_unsent(
+                "overloaded", f"more than {self.waiting_bytes_max} bytes wait for the broker"
             )
-        self.waiting_bytes += size
-        request.waiting_until_ms = self.now_ms + self.waiting_ms_max
-        if self.last_waiting is None:
-            self.first_waiting = request
-        else:
-            self.last_waiting.next_waiting = request
-        self.last_waiting = request
-        return 0
-
-    cdef Request take_waiting(self):
-        cdef Request request = self.first_waiting
-        self.first_waiting = request.next_waiting
-        if self.first_waiting is None:
-            self.last_waiting = None
-        request.next_waiting = None
-        self.waiting_bytes -= PyBytes_GET_SIZE(request.body_bytes)
-        return request
+        return self.waiting.put(request, self.now_ms + self.waiting_ms_max)
 
     cdef int pump_waiting(self) except -1:
         """Publish for those that wait, oldest first, while there is room."""
         cdef Request request
         cdef Buffer fields
         fields.capacity = 0
-        while self.first_waiting is not None and self.link is not None and self.link.has_room():
-            request = self.first_waiting
+        while self.waiting.first is not None and self.link is not None and self.link.has_room():
+            request = self.waiting.first
             if request.state == REQUEST_GONE and request.messages_sent == 0:
                 # WHY: the client left before anything was sent; nobody was promised anything.
-                self.take_waiting()
+                self.waiting.take()
                 continue
             fields.data = PyBytes_AS_STRING(request.fields)
             fields.size = <size_t>PyBytes_GET_SIZE(request.fields)
             self.link.publish(request, &fields)
             if request.messages_sent < request.messages_count:
                 return 0
-            self.take_waiting()
+            self.waiting.take()
         return 0
 
     cdef int sweep_waiting(self) except -1:
         """Refuse those that have waited too long. The oldest stands first."""
-        while self.first_waiting is not None and self.first_waiting.waiting_until_ms <= self.now_ms:
-            self.give_up_unsent(
-                self.take_waiting(), "overloaded",
+        while self.waiting.first is not None and self.waiting.first.waiting_until_ms <= self.now_ms:
+            self.waiting.take().settle_unsent(
+                "overloaded",
                 f"the broker had no room for {self.waiting_ms_max} ms; nothing was sent",
             )
-        return 0
-
-    cdef int give_up_unsent(self, Request request, str word, str text) except -1:
-        """Answer the messages of a request that were never sent."""
-        cdef Py_ssize_t index
-        while request.messages_sent < request.messages_count:
-            index = request.messages_sent
-            request.messages_sent += 1
-            if request.span(index).size >= 0:
-                request.settle_fault(index, word, text)
         return 0
 
     # --- consuming --------------------------------------------------------------------------
@@ -648,7 +593,7 @@ cdef class Ingress:
         now = unix_time(NULL)
         if now != self.tail_second:
             self.renew_tail(now)
-        if self.first_waiting is not None:
+        if self.waiting.first is not None:
             self.pump_waiting()
         if self.link is not None:
             self.link.flush()
@@ -670,64 +615,3 @@ cdef class Ingress:
         self.defects_count += 1
         self.report(text, error)
         return 0
-
-
-cdef bytes credential_key(Request request):
-    """The raw bytes that a credential is cached by, or None when the request has none."""
-    if request.credential is not None:
-        if request.credential[:6].lower() == b"basic ":
-            # WHY: a password is not kept in memory longer than its check takes.
-            return b"\0basic " + sha256(request.credential).digest()
-        return request.credential
-    if request.api_key is not None:
-        return b"\0key " + request.api_key
-    if request.query_bytes:
-        for name, value in parse_query(request.query_bytes):
-            if name == b"authorization" or name == b"access_token":
-                return b"\0query " + value
-    return None
-
-
-cdef list parse_query(bytes query):
-    """Names and values of a query, percent-decoded."""
-    try:
-        return parse_qsl(query, keep_blank_values=True, max_num_fields=64)
-    except ValueError as error:
-        raise ClientFault("bad-request", f"the query cannot be read: {error}") from None
-
-
-cdef int read_produce_options(Request request) except -1:
-    """Read the query options of a produce request, and its subject suffix."""
-    for name, value in parse_query(request.query_bytes or b""):
-        if name == b"subject":
-            request.suffix = value
-        elif name == b"results":
-            request.wants_results = value == b"true" and request.action == ACTION_BATCH
-        elif name == b"wait" and value == b"false":
-            raise ClientFault("bad-request", "wait=false is not allowed on this station")
-        elif name == b"atomic" and value == b"true":
-            raise ClientFault("bad-request", "atomic=true is not allowed on this station")
-    if request.suffix is not None:
-        request.subject = check_subject(request.station.subject + b"." + request.suffix)
-    return 0
-
-
-cdef int refill_fields(Request request, Buffer* fields) except -1:
-    """Build the header block again, for a request that was read before its station was known."""
-    for name, value in request.header_list:
-        kind = find_field(name, len(name))
-        if is_forwardable(kind):
-            forward_field(fields, request, kind, name, value)
-    if request.connection_names is not None:
-        drop_named_fields(fields, request.connection_names)
-    request.header_list = None
-    return 0
-
-
-cdef bint is_lines_type(bytes content_type):
-    """Whether the media type says one JSON value a line."""
-    if content_type is None:
-        return False
-    media = content_type.split(b";", 1)[0].strip().lower()
-    return media in (b"application/x-ndjson", b"application/jsonl", b"application/ndjson",
-                     b"application/x-jsonlines")

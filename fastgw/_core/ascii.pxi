@@ -54,10 +54,36 @@ cdef inline int64_t parse_decimal(const char* text, Py_ssize_t size) noexcept no
     return value
 
 
-cdef inline bint has_control_byte(const char* text, Py_ssize_t size) noexcept nogil:
-    """Whether CR, LF or NUL stands in `text`: any of them could forge a broker header."""
-    return (memchr(text, 13, size) != NULL or memchr(text, 10, size) != NULL
-            or memchr(text, 0, size) != NULL)
+cdef extern from *:
+    """
+    /* Whether CR, LF or NUL stands in the text, eight bytes at a time. */
+    static inline int fastgw_has_control(const char *p, Py_ssize_t n) {
+        unsigned long long w, r, l, seen = 0;
+        while (n >= 8) {
+            __builtin_memcpy(&w, p, 8);
+            r = w ^ 0x0d0d0d0d0d0d0d0dULL;
+            l = w ^ 0x0a0a0a0a0a0a0a0aULL;
+            seen |= ((w - 0x0101010101010101ULL) & ~w) | ((r - 0x0101010101010101ULL) & ~r)
+                | ((l - 0x0101010101010101ULL) & ~l);
+            p += 8; n -= 8;
+        }
+        for (; n > 0; n--, p++) if (*p == 0 || *p == 10 || *p == 13) return 1;
+        return (seen & 0x8080808080808080ULL) != 0;
+    }
+    /* What may stand in a Host: unreserved and sub-delims of a reg-name, and digits. */
+    static const unsigned char FASTGW_HOST[256] = {
+        ['0']=1,['1']=1,['2']=1,['3']=1,['4']=1,['5']=1,['6']=1,['7']=1,['8']=1,['9']=1,
+        ['A']=1,['B']=1,['C']=1,['D']=1,['E']=1,['F']=1,['G']=1,['H']=1,['I']=1,['J']=1,['K']=1,
+        ['L']=1,['M']=1,['N']=1,['O']=1,['P']=1,['Q']=1,['R']=1,['S']=1,['T']=1,['U']=1,['V']=1,
+        ['W']=1,['X']=1,['Y']=1,['Z']=1,
+        ['a']=1,['b']=1,['c']=1,['d']=1,['e']=1,['f']=1,['g']=1,['h']=1,['i']=1,['j']=1,['k']=1,
+        ['l']=1,['m']=1,['n']=1,['o']=1,['p']=1,['q']=1,['r']=1,['s']=1,['t']=1,['u']=1,['v']=1,
+        ['w']=1,['x']=1,['y']=1,['z']=1,
+        ['-']=1,['.']=1,['_']=1,['~']=1,['!']=1,['$']=1,['&']=1,[39]=1,['(']=1,[')']=1,['*']=1,
+        ['+']=1,[',']=1,[';']=1,['=']=1};
+    """
+    bint has_control_byte "fastgw_has_control" (const char* text, Py_ssize_t size) noexcept nogil
+    const unsigned char FASTGW_HOST[256]
 
 
 cdef inline uint64_t monotonic_ms() noexcept nogil:

@@ -176,6 +176,32 @@ cdef int drop_named_fields(Buffer* fields, list names) except -1:
     return put_object(fields, kept)
 
 
-cdef bint is_host_valid(bytes host):
-    """Whether `host` is `uri-host [ ":" port ]` in its usual letters. SOURCE: RFC 9112 §3.2."""
-    return HOST_PATTERN(host) is not None
+cdef bint is_host_valid(bytes host) noexcept:
+    """Whether `host` is `uri-host [ ":" port ]`.
+
+    SOURCE: RFC 9112 §3.2, RFC 3986 §3.2.2; an IP literal is checked for its letters only.
+    """
+    cdef const char* text = PyBytes_AS_STRING(host)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(host)
+    cdef Py_ssize_t at = 0
+    if size and text[0] == 91:
+        at = 1
+        while at < size and (is_hex(<unsigned char>text[at]) or text[at] == 58 or text[at] == 46):
+            at += 1
+        if at < 3 or at == size or text[at] != 93:
+            return False
+        at += 1
+    else:
+        while at < size:
+            if FASTGW_HOST[<unsigned char>text[at]]:
+                at += 1
+            elif (text[at] == 37 and at + 2 < size and is_hex(<unsigned char>text[at + 1])
+                    and is_hex(<unsigned char>text[at + 2])):
+                at += 3
+            else:
+                break
+    if at == size:
+        return True
+    if text[at] != 58 or size - at > 6:
+        return False
+    return skip_digits(text + at + 1, text + size) == text + size

@@ -93,3 +93,28 @@ cdef int put_answer(Buffer* out, Request request, bytes tail, bint closes) excep
 cdef bytes http_date(double now):
     """`now` as an IMF-fixdate. SOURCE: RFC 9110 §5.6.7."""
     return formatdate(now, usegmt=True).encode()
+
+
+cdef tuple build_cors(tuple origins):
+    """The CORS lines of every answer, and the whole head of a preflight answer.
+
+    SOURCE: Fetch standard, CORS protocol.
+    """
+    allow = b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+    if not origins:
+        return b"", allow
+    lines = (
+        b"Access-Control-Expose-Headers: "
+        b"Nats-Stream, Nats-Sequence, Nats-Duplicate, Error-Code, Retry-After\r\n"
+    )
+    if "*" in origins:
+        lines = b"Access-Control-Allow-Origin: *\r\n" + lines
+    else:
+        lines += b"Vary: Origin\r\n"
+    # WHY: the wildcard does not cover Authorization, so it is named beside it.
+    preflight = (
+        b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+        b"Access-Control-Allow-Headers: Authorization, Content-Type, *\r\n"
+        b"Access-Control-Max-Age: 86400\r\n"
+    )
+    return lines, allow + preflight

@@ -305,7 +305,7 @@ cdef class BrokerLink:
             return 0
         index = slot.index
         request = self.slots.give_back(slot, True)
-        if self.ingress.first_waiting is not None:
+        if self.ingress.waiting.first is not None:
             self.ingress.schedule_turn()
         if self.is_retired:
             self.close_when_idle()

@@ -96,3 +96,32 @@ cdef class Slots:
             if (<Request>self.slots[i].request).wire_subject() == subject:
                 oldest = &self.slots[i]
         return oldest
+
+
+@cython.final
+cdef class WaitingLine:
+    """Requests with messages that found no free slot, oldest first."""
+
+    cdef Request first
+    cdef Request last
+    cdef int64_t bytes_count
+
+    cdef int put(self, Request request, uint64_t until_ms) except -1:
+        request.waiting_until_ms = until_ms
+        self.bytes_count += PyBytes_GET_SIZE(request.body_bytes)
+        if self.last is None:
+            self.first = request
+        else:
+            self.last.next_waiting = request
+        self.last = request
+        return 0
+
+    cdef Request take(self):
+        """Take the oldest out; there is one."""
+        cdef Request request = self.first
+        self.first = request.next_waiting
+        if self.first is None:
+            self.last = None
+        request.next_waiting = None
+        self.bytes_count -= PyBytes_GET_SIZE(request.body_bytes)
+        return request

@@ -113,6 +113,16 @@ cdef class Request:
             self.results[index] = {"error": text}
         return self.finish_batch_when_settled()
 
+    cdef int settle_unsent(self, str word, str text) except -1:
+        """No message that was not sent yet will be sent."""
+        cdef Py_ssize_t index
+        while self.messages_sent < self.messages_count:
+            index = self.messages_sent
+            self.messages_sent += 1
+            if self.span(index).size >= 0:
+                self.settle_fault(index, word, text)
+        return 0
+
     cdef int finish_batch_when_settled(self) except -1:
         if self.messages_settled < self.messages_count:
             return 0

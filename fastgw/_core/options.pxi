@@ -1,0 +1,63 @@
+# What a request asks for beside its body: credential, query options, media type of a batch.
+#
+# Called between steps 2 and 4; only requests that carry such options pay for them.
+
+cdef bytes credential_key(Request request):
+    """The raw bytes that a credential is cached by, or None when the request has none."""
+    if request.credential is not None:
+        if request.credential[:6].lower() == b"basic ":
+            # WHY: a password is not kept in memory longer than its check takes.
+            return b"\0basic " + sha256(request.credential).digest()
+        return request.credential
+    if request.api_key is not None:
+        return b"\0key " + request.api_key
+    if request.query_bytes:
+        for name, value in parse_query(request.query_bytes):
+            if name == b"authorization" or name == b"access_token":
+                return b"\0query " + value
+    return None
+
+
+cdef list parse_query(bytes query):
+    """Names and values of a query, percent-decoded."""
+    try:
+        return parse_qsl(query, keep_blank_values=True, max_num_fields=64)
+    except ValueError as error:
+        raise ClientFault("bad-request", f"the query cannot be read: {error}") from None
+
+
+cdef int read_produce_options(Request request) except -1:
+    """Read the query options of a produce request, and its subject suffix."""
+    for name, value in parse_query(request.query_bytes or b""):
+        if name == b"subject":
+            request.suffix = value
+        elif name == b"results":
+            request.wants_results = value == b"true" and request.action == ACTION_BATCH
+        elif name == b"wait" and value == b"false":
+            raise ClientFault("bad-request", "wait=false is not allowed on this station")
+        elif name == b"atomic" and value == b"true":
+            raise ClientFault("bad-request", "atomic=true is not allowed on this station")
+    if request.suffix is not None:
+        request.subject = check_subject(request.station.subject + b"." + request.suffix)
+    return 0
+
+
+cdef int refill_fields(Request request, Buffer* fields) except -1:
+    """Build the header block again, for a request that was read before its station was known."""
+    for name, value in request.header_list:
+        kind = find_field(name, len(name))
+        if is_forwardable(kind):
+            forward_field(fields, request, kind, name, value)
+    if request.connection_names is not None:
+        drop_named_fields(fields, request.connection_names)
+    request.header_list = None
+    return 0
+
+
+cdef bint is_lines_type(bytes content_type):
+    """Whether the media type says one JSON value a line."""
+    if content_type is None:
+        return False
+    media = content_type.split(b";", 1)[0].strip().lower()
+    return media in (b"application/x-ndjson", b"application/jsonl", b"application/ndjson",
+                     b"application/x-jsonlines")
