@@ -130,12 +130,14 @@ cdef int forward_field(Buffer* fields, Request request, Field kind, bytes name, 
     if kind == FIELD_NATS:
         lower = name.lower()
         if lower == b"nats-msg-id":
-            request.message_id = value
+            note_message_id(request, name, value)
         elif lower in station.header_allow and lower in NATS_NAMES:
             put_field(fields, <bytes>NATS_NAMES[lower], value)
         return 0
     if kind == FIELD_MESSAGE_ID:
         note_message_id(request, name, value)
+    elif kind == FIELD_CONTENT_TYPE and request.action == ACTION_BATCH:
+        value = element_type(value)
     if station.forwards_all or kind == FIELD_TRACE:
         return put_field(fields, name, value)
     if not station.forwards_none and station.forwards(name):
@@ -148,11 +150,21 @@ cdef int note_message_id(Request request, bytes name, bytes value) except -1:
 
     Order of strength: `Nats-Msg-Id`, `Idempotency-Key`, `msg-id`, `webhook-id`.
     """
-    cdef int strength = {15: 3, 6: 2, 10: 1}[len(name)]
-    if value and strength > request.conn.id_strength:
-        request.conn.id_strength = strength
-        request.conn.weak_id = value
+    cdef int strength = {11: 4, 15: 3, 6: 2, 10: 1}[len(name)]
+    if value and strength > request.id_strength:
+        request.id_strength = strength
+        request.message_id = value
     return 0
+
+
+cdef bytes element_type(bytes content_type):
+    """The media type of one message of a batch.
+
+    SOURCE: CloudEvents NATS binding §3.2; a batch is undefined there, each event is structured.
+    """
+    if content_type[:29].lower() == b"application/cloudevents-batch":
+        return b"application/cloudevents" + content_type[29:]
+    return content_type
 
 
 cdef bint is_forwardable(Field kind) noexcept nogil:

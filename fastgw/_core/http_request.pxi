@@ -26,10 +26,10 @@ cdef class HttpConnection:
     cdef int owed_count
     # The request that is being read.
     cdef bint is_routed, has_upgrade, is_replaying, expects_continue
-    cdef int hosts_count, fields_count, id_strength
+    cdef int hosts_count, fields_count
     cdef Py_ssize_t head_bytes, fields_bytes, raw_bytes, body_size, body_max
     cdef int64_t content_length
-    cdef bytes transfer_coding, host, connection_value, weak_id
+    cdef bytes transfer_coding, host, connection_value, line
     cdef Buffer fields
     cdef bytearray assembly
     # The connection.
@@ -72,13 +72,31 @@ cdef class HttpConnection:
         return 0
 
     def data_received(self, bytes data) -> None:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t take
         if self.is_stopped:
             return
-        self.feed_bytes(data, PyBytes_GET_SIZE(data))
+        if size <= SLICE_BYTES:
+            self.feed_bytes(data, size)
+            return
+        view = memoryview(data)
+        while at < size and not self.is_stopped:
+            take = SLICE_BYTES
+            if self.phase == PHASE_BODY and self.content_length - self.body_size > take:
+                take = self.content_length - self.body_size
+            if take > size - at:
+                take = size - at
+            self.feed_bytes(view[at:at + take], take)
+            at += take
 
     cdef int feed_bytes(self, object data, Py_ssize_t size) except -1:
         """Give bytes to the parser, and count those that bring no body nearer to its end."""
         cdef Py_ssize_t body_before = self.body_size
+        cdef Request request_before = self.current
+        if self.phase == PHASE_IDLE or self.line is not None:
+            if not check_request_line(self, data):
+                return 0
         try:
             self.feed(data)
         except HttpParserUpgrade as upgrade:
@@ -90,7 +108,7 @@ cdef class HttpConnection:
         except HttpParserError as error:
             self.fault("bad-request-framing", f"not a valid HTTP/1.1 request: {clip(error)}")
             return 0
-        if self.is_stopped or self.current is None:
+        if self.is_stopped or self.current is None or self.current is not request_before:
             return 0
         if self.phase == PHASE_HEAD:
             # LIMIT: no callback comes while a field is incomplete, so the bytes themselves count.
@@ -154,10 +172,10 @@ cdef class HttpConnection:
         self.current = request
         self.phase = PHASE_HEAD
         self.is_routed = self.has_upgrade = self.expects_continue = False
-        self.hosts_count = self.fields_count = self.id_strength = 0
+        self.hosts_count = self.fields_count = 0
         self.head_bytes = self.fields_bytes = self.raw_bytes = self.body_size = 0
         self.content_length = -1
-        self.transfer_coding = self.host = self.connection_value = self.weak_id = None
+        self.transfer_coding = self.host = self.connection_value = None
         self.fields.size = 0
         self.deadline_ms = self.ingress.now_ms + self.ingress.head_timeout_ms
 
@@ -265,8 +283,6 @@ cdef class HttpConnection:
 
     cdef int admit(self, Request request) except -1:
         """Steps 2 and 3 with the whole head known: refuse early what the head alone condemns."""
-        if self.weak_id is not None and request.message_id is None:
-            request.message_id = self.weak_id
         if request.method_name == b"CONNECT" and not self.is_replaying:
             self.fault("method-not-allowed", "CONNECT is not served")
             return 0

@@ -79,10 +79,13 @@ cdef bint check_head(HttpConnection conn, Request request) except -1:
             conn.expects_continue = False
     request.keeps_alive = keeps_alive
     request.is_head = request.method_name == b"HEAD"
+    if not is_target_valid(request):
+        conn.fault("bad-request-framing", f"request target '{clip(request.url)}' is not served")
+        return False
     if conn.hosts_count != 1 and not (request.is_old and conn.hosts_count == 0):
         conn.fault("bad-host", f"{conn.hosts_count} Host headers; exactly one is required")
         return False
-    if conn.host and not is_host_valid(conn.host):
+    if conn.host is not None and (not conn.host or not is_host_valid(conn.host)):
         conn.fault("bad-host", f"Host '{clip(conn.host)}' is not a host and port")
         return False
     if conn.transfer_coding is not None:
@@ -96,5 +99,56 @@ cdef bint check_head(HttpConnection conn, Request request) except -1:
     if conn.content_length > conn.body_max:
         conn.fault("body-too-large",
                    f"body of {conn.content_length} bytes exceeds {conn.body_max}")
+        return False
+    return True
+
+
+cdef bint is_target_valid(Request request):
+    """Whether the target has a form that its method may have. SOURCE: RFC 9112 §3.2."""
+    cdef const char* text = PyBytes_AS_STRING(request.url)
+    if text[0] == 47:
+        return memchr(text, 35, <size_t>PyBytes_GET_SIZE(request.url)) == NULL
+    if b"#" in request.url:
+        return False
+    if request.url == b"*":
+        return request.method_name == b"OPTIONS"
+    if request.method_name == b"CONNECT":
+        return True
+    scheme, _, rest = request.url.partition(b"://")
+    if scheme.lower() not in (b"http", b"https"):
+        return False
+    authority = rest.split(b"/", 1)[0].split(b"?", 1)[0]
+    return authority != b"" and is_host_valid(authority)
+
+
+cdef bint check_request_line(HttpConnection conn, object data) except -1:
+    """Refuse a request line that the parser reads too kindly. Returns whether to go on.
+
+    llhttp takes more than one space between the parts, and RTSP and ICE for some methods.
+    SOURCE: RFC 9112 §3, `method SP request-target SP HTTP-version`.
+    """
+    cdef const char* start
+    cdef const char* end
+    cdef const char* newline
+    cdef const char* space
+    cdef bytes line = bytes(data) if type(data) is not bytes else data
+    if conn.line is not None:
+        line = conn.line + line
+    start = PyBytes_AS_STRING(line)
+    end = start + PyBytes_GET_SIZE(line)
+    # SOURCE: RFC 9112 §2.2, empty lines before a request line are skipped.
+    while start < end and (start[0] == 13 or start[0] == 10):
+        start += 1
+    newline = <const char*>memchr(start, 10, <size_t>(end - start))
+    if newline == NULL:
+        # LIMIT: a line that grows past the bound of the target is refused there.
+        conn.line = start[:end - start] if end - start <= conn.ingress.request_line_bytes_max else None
+        return True
+    conn.line = None
+    space = <const char*>memchr(start, 32, <size_t>(newline - start))
+    if space != NULL:
+        space = <const char*>memchr(space + 1, 32, <size_t>(newline - space - 1))
+    if space != NULL and ((space - 1)[0] == 32 or newline - space < 6 or memcmp(space + 1, b"HTTP/", 5) != 0):
+        conn.fault("bad-request-framing", "the request line is not `METHOD target HTTP/1.1`")
         return False
     return True

@@ -24,6 +24,7 @@ cdef class Request:
     cdef RequestState state
     cdef bint keeps_alive, is_old, is_head, is_complete, owes_continue, is_duplicate
     cdef bytes url, method_name, path_bytes, query_bytes
+    cdef int id_strength             # of the name that has set the message id
     cdef bytes credential, api_key, content_type, message_id, suffix, cors_line
     cdef list header_list            # every header as sent; None on a path of a station
     cdef list connection_names       # headers that `Connection` names as hop-by-hop, or None
