@@ -145,6 +145,10 @@ cdef class HttpConnection:
             next_request = request.next
             request.next = None
             request.state = REQUEST_GONE
+            if request.pull is not None:
+                # WHY: the answer was never written; the group gets the messages at once.
+                request.pull.acknowledge(b"-NAK")
+                request.pull = None
             request = next_request
         if self.current is not None:
             self.current.state = REQUEST_GONE
