@@ -48,6 +48,7 @@ _STATION_PATH: Final = re.compile(
     r"/stations/(?P<name>[^/]*)/(?P<what>produce/single|produce/batch|consume/batch)"
 )
 
+
 class Gateway:
     """One worker's gateway.
 
@@ -166,7 +167,7 @@ class Gateway:
 
     def _identify(
         self, request: _core.Request
-    ) -> _core.Principal | None | Awaitable[_core.Principal | None]:
+    ) -> _core.Principal | Awaitable[_core.Principal | None] | None:
         return self._auth.identify(request)
 
     def _dispatch(self, request: _core.Request) -> None:
@@ -219,7 +220,9 @@ class Gateway:
                 record.name,
                 record.stream,
                 record.subject,
-                headers=record.headers if isinstance(record.headers, str) else tuple(record.headers),
+                headers=record.headers
+                if isinstance(record.headers, str)
+                else tuple(record.headers),
                 header_allow=tuple(record.header_allow),
                 record=record,
             )
@@ -254,6 +257,7 @@ class Gateway:
             return found
         return await found
 
+
 async def _guard(request: _core.Request, work: Awaitable[None]) -> None:
     try:
         await work
@@ -263,6 +267,7 @@ async def _guard(request: _core.Request, work: Awaitable[None]) -> None:
         _report_defect("a handler failed", error)
         request.fail(Fault("internal", "internal error"))
 
+
 def _refuse_method(request: _core.Request, allowed: list[str]) -> None:
     shown = ", ".join([*allowed, "HEAD", "OPTIONS"] if "GET" in allowed else [*allowed, "OPTIONS"])
     request.respond(
@@ -271,6 +276,6 @@ def _refuse_method(request: _core.Request, allowed: list[str]) -> None:
         ((b"Allow", shown.encode()), (b"Error-Code", b"method-not-allowed")),
     )
 
+
 def _report_defect(text: str, error: BaseException | None) -> None:
     log.error("%s", text, exc_info=error)
-

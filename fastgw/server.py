@@ -112,9 +112,7 @@ def _url(sock: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
-def _run_forked(
-    config: Config, nats: NatsConfig, address: object, family: int, index: int
-) -> int:
+def _run_forked(config: Config, nats: NatsConfig, address: object, family: int, index: int) -> int:
     """Run worker `index` in a forked process, on a listening socket of its own."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,7 +158,8 @@ async def _work(
         gc.set_threshold(GC_THRESHOLD, 20, 50)
         if index == 0:
             _announce(config, _url(sock))
-            say_ready(config, _url(sock), admin)
+            users_count = len(gateway.users.records)
+            say_ready(config, _url(sock), admin, known_users=users_count)
         keeper = loop.create_task(_keep_broker(broker)) if broker is not None else None
         await ended.wait()
         log.info("stopping: answering what was accepted")

@@ -72,7 +72,7 @@ class Supervisor:
             self._has_served = self._has_served or time.monotonic() - started > STEADY_S
             code = self._reap() or code
             if code and not self._has_served:
-                # WHY: a worker that fails at the very start has said why; the others would repeat it.
+                # WHY: a worker that fails at the very start has said why; others would repeat it.
                 self._end_workers()
             self._fork_due()
             self._check_broker()
@@ -89,7 +89,7 @@ class Supervisor:
                 os.kill(pid, signal.SIGTERM)
 
     def _reap(self) -> int:
-        """Collect the workers that have ended; plan their replacement. Returns the worst exit code."""
+        """Collect ended workers and plan their replacement. Returns 1 if one gave up by itself."""
         worst = 0
         for pid, (index, started) in list(self._workers.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -99,7 +99,7 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if self._is_ending:
                 continue
-            worst = max(worst, abs(code))
+            worst = max(worst, code)
             now = time.monotonic()
             pause = self._pauses.get(index, 0.0)
             pause = RESPAWN_WAIT_S_MIN if now - started > STEADY_S else max(pause * 2, 0.1)

@@ -52,16 +52,20 @@ async def make_admin(users: Users, config: Config) -> Admin | None:
     return Admin(name, shown)
 
 
-def say_ready(config: Config, url: str, admin: Admin | None) -> None:
+def say_ready(config: Config, url: str, admin: Admin | None, *, known_users: int) -> None:
     """Print where the gateway listens; on the first start also what to paste."""
     broker = "embedded broker" if config.embedded else f"broker {mask_urls(config.nats.url[0])}"
     lines = [f"fastgw {__version__} is ready at {url}  ({broker}, data in {config.data})"]
     if admin is not None and admin.password is not None:
         lines += _first_steps(url, admin)
     elif config.auth.mode == "none":
-        lines.append("Anyone who can reach this address may produce and consume: auth.mode is none.")
+        lines.append(
+            "Anyone who can reach this address may produce and consume: auth.mode is none."
+        )
     else:
-        lines.append(f"A token: see {url}/auth/authenticate; users: fastgw user list")
+        lines.append(f"For a token POST username and password to {url}/auth/authenticate.")
+        if not known_users:
+            lines.append("There is no user yet: make one with `fastgw user add NAME`.")
     print("\n".join(lines), flush=True)
 
 
@@ -79,7 +83,7 @@ def _first_steps(url: str, admin: Admin) -> list[str]:
         "Paste into another terminal:",
         "",
         "  # a token",
-        f"  TOKEN=$(echo '{body}' | curl -s {url}/auth/authenticate -d @- | sed 's/.*\"jwt\":\"\\([^\"]*\\)\".*/\\1/')",
+        f'  TOKEN=$(echo \'{body}\' | curl -s {url}/auth/authenticate -d @- | sed \'s/.*"jwt":"\\([^"]*\\)".*/\\1/\')',
         "",
         "  # one message: the answer comes when it is stored",
         f"  curl {station}/produce/single {bearer} -d 'hello, world'",
@@ -88,7 +92,7 @@ def _first_steps(url: str, admin: Admin) -> list[str]:
         f"  curl {station}/produce/batch {bearer} -H 'Content-Type: application/json' -d '[{{\"n\":1}},{{\"n\":2}}]'",
         "",
         "  # read them back",
-        f"  curl {station}/consume/batch {bearer} -H 'Content-Type: application/json' -d '{{\"consumer_name\":\"me\",\"batch_size\":10,\"batch_max_wait_time_ms\":1000}}'",
+        f'  curl {station}/consume/batch {bearer} -H \'Content-Type: application/json\' -d \'{{"consumer_name":"me","batch_size":10,"batch_max_wait_time_ms":1000}}\'',
         "",
         "Ctrl-C stops it; the next start keeps users, stations and messages.",
     ]

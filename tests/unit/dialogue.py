@@ -15,7 +15,10 @@ from fastgw import _core
 from fastgw.config_types import LimitsConfig
 
 TOKEN = b"Bearer good"
-HEAD = b"POST /stations/orders/produce/single HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer good\r\n"
+HEAD = (
+    b"POST /stations/orders/produce/single HTTP/1.1\r\n"
+    b"Host: gateway\r\nAuthorization: Bearer good\r\n"
+)
 BATCH = HEAD.replace(b"single", b"batch") + b"Content-Type: application/json\r\n"
 
 

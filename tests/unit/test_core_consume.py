@@ -41,7 +41,9 @@ class Consumer:
         (self.demand,) = self.dialogue.frames()
         self.sid = int(self.demand.reply.rsplit(b".", 1)[1])
 
-    def deliver(self, number: int, payload: bytes, block: bytes = b"", subject: bytes = b"orders") -> None:
+    def deliver(
+        self, number: int, payload: bytes, block: bytes = b"", subject: bytes = b"orders"
+    ) -> None:
         reply = ACK % (number, number)
         if block:
             line = b"HMSG %s %d %s %d %d\r\n" % (
@@ -245,7 +247,9 @@ def test_metadata_tells_where_the_message_stands() -> None:
     assert second["timestamp"].endswith("20.000000001Z")
 
 
-@given(st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore")))
+@given(
+    st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore"))
+)
 @settings(max_examples=300)
 def test_message_text_survives_the_json(payload: bytes) -> None:
     consumer = Consumer(batch=1)

@@ -1,0 +1,272 @@
+"""The typed configuration: frozen tables with a unit in each name and a range on each number.
+
+What enters: values that `fastgw.config.load` gathered from the file, the environment and flags.
+What leaves: one immutable `Config`, handed to every room of the gateway.
+A table never shows its secrets: `repr` masks them, so that a log line or a traceback cannot leak.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+MASK: Final = "********"
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+MINUTES_MAX: Final = 1000 * 366 * 24 * 60
+"""LIMIT: a thousand years; an expiry in ms still fits into 64 bits, and clients do send decades."""
+
+PORT_DEFAULT: Final = 4444
+NATS_PORT_DEFAULT: Final = 4222
+NATS_SCHEMES: Final = ("nats", "tls")
+
+SECRETS: Final = frozenset(
+    {
+        "auth.jwt_secret",
+        "auth.refresh_jwt_secret",
+        "auth.admin_password",
+        "nats.password",
+        "nats.token",
+        "nats.data_password",
+    }
+)
+_SECRET_FIELDS: Final = frozenset(key.rpartition(".")[2] for key in SECRETS)
+_USERINFO: Final = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://|^|,\s*)[^\s,]*@")
+
+
+def mask_urls(text: str) -> str:
+    """Return `text` with the user and password of each URL in it replaced by the mask."""
+    return _USERINFO.sub(rf"\g<scheme>{MASK}@", text)
+
+
+def mask(key: str, value: object) -> object:
+    """Return `value` as it may be shown: secrets masked, and URLs without their user and password.
+
+    Args:
+        key: dotted name; a name without its table ("password") is masked as well.
+    """
+    if value is None:
+        return None
+    if key in SECRETS or key in _SECRET_FIELDS:
+        return MASK
+    if key.rpartition(".")[2] == "url":
+        if isinstance(value, list):
+            return [mask_urls(str(item)) for item in value]
+        return mask_urls(str(value))
+    return value
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Split "HOST:PORT" or "[IPV6]:PORT"; port 0 asks the system for a free one.
+
+    Raises:
+        ValueError: when a part is missing or the port is not 0 to 65535.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    elif ":" in host:
+        raise ValueError("an IPv6 address stands in brackets, as in [::1]:4444")
+    if not colon or not host or re.search(r"[\s/@\[\]]", host):
+        raise ValueError("it must be HOST:PORT, as in 127.0.0.1:4444")
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError("the port must be 0 to 65535")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def parse_nats_url(text: str) -> str:
+    """Return `text` as a URL with scheme, host and port, the defaults filled in.
+
+    Raises:
+        ValueError: when it is no NATS URL; the text never repeats the URL, which may hold a secret.
+    """
+    url = urlsplit(text if "://" in text else f"nats://{text}")
+    if url.scheme not in NATS_SCHEMES:
+        raise ValueError("the scheme must be nats:// or tls://")
+    try:
+        port = url.port
+    except ValueError as error:
+        raise ValueError("the port must be 1 to 65535") from error
+    if not url.hostname or url.path.strip("/") or url.query or url.fragment or " " in text:
+        raise ValueError("it must be nats://HOST:PORT or tls://HOST:PORT")
+    if port == 0:
+        raise ValueError("the port must be 1 to 65535")
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    user, at, _ = url.netloc.rpartition("@")
+    return f"{url.scheme}://{user}{at}{host}:{port or NATS_PORT_DEFAULT}"
+
+
+def _range(low: int, high: int) -> Meta:
+    return Meta(ge=low, le=high)
+
+
+Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+Secret = Annotated[str, Meta(min_length=8, max_length=4096)]
+Minutes = Annotated[int, _range(1, MINUTES_MAX)]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the configuration; immutable, and masked when it is shown."""
+
+    def __repr__(self) -> str:
+        """Show the fields with the secrets masked."""
+        fields = ((name, mask(name, getattr(self, name))) for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields)})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Give rich the same masked fields, which it would otherwise read past `repr`."""
+        return [(name, mask(name, getattr(self, name))) for name in self.__struct_fields__]
+
+
+class NatsConfig(Table, frozen=True, kw_only=True):
+    """The broker: where it is, who we are there, and how we keep the connection."""
+
+    # Empty starts the embedded broker.
+    url: list[str] = []
+    user: Text | None = None
+    password: Text | None = None
+    token: Text | None = None
+    creds_file: Text | None = None
+    nkey_seed_file: Text | None = None
+    tls_ca_file: Text | None = None
+    tls_cert_file: Text | None = None
+    tls_key_file: Text | None = None
+    tls_server_name: Text | None = None
+    tls_handshake_first: bool = False
+    # A second user, which may only publish and pull: the data plane logs in with it when it is set.
+    data_user: Text | None = None
+    data_password: Text | None = None
+    connect_timeout_ms: Annotated[int, _range(100, 60_000)] = 5_000
+    reconnect_wait_ms_min: Annotated[int, _range(1, 60_000)] = 50
+    reconnect_wait_ms_max: Annotated[int, _range(1, 600_000)] = 5_000
+    ping_interval_ms: Annotated[int, _range(100, 600_000)] = 30_000
+    pings_out_max: Annotated[int, _range(1, 10)] = 2
+    # Of the key-value bucket and of the streams that fastgw creates. LIMIT: JetStream allows 5.
+    replicas: Annotated[int, _range(1, 5)] = 1
+    # The four below shape the embedded broker only.
+    server_path: Text | None = None
+    # In nats-server's own form: "100ms", or "always" for a sync before each answer.
+    sync_interval: Annotated[str, Meta(pattern=r"^(always|[1-9][0-9]{0,5}(ms|s|m))$")] = "100ms"
+    # LIMIT: nats-server itself warns above 8 MiB and refuses more than 64 MiB.
+    max_payload_bytes: Annotated[int, _range(KIB, 64 * MIB)] = MIB
+    store_bytes_max: Annotated[int, _range(MIB, 1 << 62)] | None = None
+
+
+class AuthConfig(Table, frozen=True, kw_only=True):
+    """Who may call: tokens, their secrets and life times, and the first admin."""
+
+    # "none" lets everyone in: refused unless only this machine can connect, or `insecure` is set.
+    mode: Literal["users", "none"] = "users"
+    insecure: bool = False
+    # Without these two, secrets are made once and kept in the broker's key-value store.
+    jwt_secret: Secret | None = None
+    refresh_jwt_secret: Secret | None = None
+    token_expiry_minutes: Minutes = 15
+    refresh_token_expiry_minutes: Minutes = 300
+    # A cap, when set, shortens what a client asks for; the answer tells the real value.
+    token_expiry_minutes_max: Minutes | None = None
+    refresh_token_expiry_minutes_max: Minutes | None = None
+    admin_user: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    admin_password: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
+    account_id: Annotated[int, _range(1, (1 << 31) - 1)] = 1
+    tokens_cached_max: Annotated[int, _range(1, 10_000_000)] = 100_000
+
+
+class LimitsConfig(Table, frozen=True, kw_only=True):
+    """Every bound that a client can reach; each one has a defined answer, never growth."""
+
+    # Without it, the broker's own max_payload counts.
+    body_bytes_max: Annotated[int, _range(1, 64 * MIB)] | None = None
+    batch_bytes_max: Annotated[int, _range(1, 1024 * MIB)] = 8 * MIB
+    batch_messages_max: Annotated[int, _range(1, 1_000_000)] = 10_000
+    request_line_bytes_max: Annotated[int, _range(64, 64 * KIB)] = 8 * KIB
+    headers_bytes_max: Annotated[int, _range(256, MIB)] = 16 * KIB
+    headers_count_max: Annotated[int, _range(1, 1_000)] = 100
+    head_timeout_ms: Annotated[int, _range(100, 600_000)] = 10_000
+    idle_timeout_ms: Annotated[int, _range(100, 3_600_000)] = 75_000
+    body_timeout_ms: Annotated[int, _range(100, 3_600_000)] = 60_000
+    ack_timeout_ms: Annotated[int, _range(10, 600_000)] = 5_000
+    publishes_in_flight_max: Annotated[int, _range(1, 65_536)] = 500
+    # Request bodies held while they wait for the broker, over all connections of a worker.
+    waiting_bytes_max: Annotated[int, _range(64 * KIB, 64 * 1024 * MIB)] = 64 * MIB
+    waiting_ms_max: Annotated[int, _range(1, 600_000)] = 5_000
+    pipelined_max: Annotated[int, _range(1, 10_000)] = 64
+    connections_max: Annotated[int, _range(1, 1_000_000)] = 20_000
+    consume_batch_max: Annotated[int, _range(1, 100_000)] = 1_000
+    consume_wait_ms_max: Annotated[int, _range(1, 600_000)] = 30_000
+    consume_bytes_max: Annotated[int, _range(KIB, 1024 * MIB)] = 8 * MIB
+    drain_grace_ms: Annotated[int, _range(0, 600_000)] = 10_000
+
+
+class StationsConfig(Table, frozen=True, kw_only=True):
+    """How stations come to be."""
+
+    # Unset is true with the embedded broker and false otherwise; Config.auto_create tells.
+    auto_create: bool | None = None
+
+
+class CorsConfig(Table, frozen=True, kw_only=True):
+    """Which web pages may call from a browser."""
+
+    enabled: bool = True
+    origins: list[str] = msgspec.field(default_factory=lambda: ["*"])
+
+
+class LogConfig(Table, frozen=True, kw_only=True):
+    """What is written to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Table, frozen=True, kw_only=True):
+    """The whole configuration; `fastgw.config.load` makes and checks it."""
+
+    listen: str | None = None
+    data: Text = "fastgw-data"
+    workers: Annotated[int, _range(1, 256)] | Literal["auto"] = 1
+    nats: NatsConfig = NatsConfig()
+    auth: AuthConfig = AuthConfig()
+    limits: LimitsConfig = LimitsConfig()
+    stations: StationsConfig = StationsConfig()
+    cors: CorsConfig = CorsConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether fastgw starts the broker itself, because no URL names one."""
+        return not self.nats.url
+
+    @property
+    def auto_create(self) -> bool:
+        """Whether a produce to an unknown station creates it."""
+        configured = self.stations.auto_create
+        return self.embedded if configured is None else configured
+
+    @property
+    def workers_count(self) -> int:
+        """How many worker processes to run; "auto" is one for each core this process may use."""
+        if self.workers != "auto":
+            return self.workers
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+    def listen_address(self) -> tuple[str, int]:
+        """Return host and port to listen on; with the embedded broker the default is loopback."""
+        if self.listen is not None:
+            return parse_address(self.listen)
+        return ("127.0.0.1" if self.embedded else "0.0.0.0"), PORT_DEFAULT
