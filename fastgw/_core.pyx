@@ -601,7 +601,12 @@ cdef class Ingress:
         if dirty:
             self.dirty = []
             for conn in dirty:
-                conn.flush()
+                try:
+                    conn.flush()
+                except Exception as error:
+                    # WHY: a defect in one answer must not keep the other connections waiting.
+                    self.report_defect("an answer could not be written", error)
+                    conn.transport.abort()
             shrink_buffer_to(&self.scratch, 262144)
         for link in self.links:
             (<BrokerLink>link).flush()

@@ -291,7 +291,10 @@ cdef class HttpConnection:
             self.fault("method-not-allowed", "CONNECT is not served")
             return 0
         if request.answer is None:
-            self.ingress.admit(request)
+            try:
+                self.ingress.admit(request)
+            except Fault as fault:
+                request.refuse(fault.kind.word, fault.text)
         if request.answer is not None:
             if (self.expects_continue or self.transfer_coding is not None
                     or self.content_length > REFUSED_BODY_BYTES_MAX):
