@@ -1,0 +1,1 @@
+"""The load generator: wrk, driven by a generated Lua script."""

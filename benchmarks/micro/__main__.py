@@ -1,0 +1,200 @@
+"""`python -m benchmarks.micro`: count instructions of the core, show them, check or store them.
+
+What enters: `--check` (compare with `baseline.json`, +-2 %), `--store` (write it), part names.
+What leaves: a table, and an exit code: 0 good, 1 a count moved or a part failed, 2 something is
+missing or the baseline was taken with other versions. Each part runs under callgrind with a count
+of N and of 2N, and the difference is divided: the start of the interpreter cancels out.
+It must never compare counts of two interpreters or machines as if they were one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.needs import find_missing, find_version, first_line
+from benchmarks.processes import Failed, run_bounded
+
+BASELINE_FILE: Final = Path(__file__).with_name("baseline.json")
+TOLERANCE: Final = 0.02
+PART_TIMEOUT_S: Final = 240.0
+ENVIRONMENT: Final = {"PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc"}
+COLLECTED: Final = re.compile(r"Collected : (\d+)")
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """Stored counts: instructions per unit of each part, and what they were taken with."""
+
+    versions: dict[str, str]
+    instructions: dict[str, float]
+
+
+def read_versions() -> dict[str, str]:
+    """Read the versions that move the counts when they move."""
+    versions = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cc": first_line(["cc", "--version"]),
+    }
+    for name in ("Cython", "httptools", "msgspec"):
+        versions[name] = find_version(name) or "absent"
+    return versions
+
+
+def parse_collected(text: str) -> int:
+    """Parse the instructions that callgrind counted. Raises Failed when it printed none."""
+    found = COLLECTED.search(text)
+    if not found:
+        raise Failed(f"callgrind printed no count: {text.strip()[-300:]}")
+    return int(found.group(1))
+
+
+def count_once(part: str, count: int, core: int) -> int:
+    """Run a part under callgrind and return all instructions of its process."""
+    argv = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable]
+    argv += ["-m", "benchmarks.micro.parts", part, str(count)]
+    return parse_collected(run_bounded(argv, core, PART_TIMEOUT_S, ENVIRONMENT))
+
+
+def count_part(part: str, counts: int, per_count: int, core: int) -> float:
+    """Count the instructions of one unit of a part."""
+    # WHY: the first run compiles Python files, and fails in a second where valgrind needs twenty.
+    argv = [sys.executable, "-m", "benchmarks.micro.parts", part, "1"]
+    run_bounded(argv, core, PART_TIMEOUT_S, ENVIRONMENT)
+    once, twice = count_once(part, counts, core), count_once(part, 2 * counts, core)
+    return round((twice - once) / (counts * per_count), 1)
+
+
+def count_all(names: list[str]) -> dict[str, float]:
+    """Count every part, one on each core at a time; add the differences that can be made."""
+    from benchmarks.micro.parts import DERIVED, PARTS
+
+    cores = sorted(os.sched_getaffinity(0))
+
+    def count(index: int, name: str) -> float:
+        part = PARTS[name]
+        return count_part(name, part.counts, part.per_count, cores[index % len(cores)])
+
+    with ThreadPoolExecutor(len(cores)) as pool:
+        counts = dict(zip(names, pool.map(count, range(len(names)), names), strict=True))
+    for name, (whole, less) in DERIVED.items():
+        if whole in counts and less in counts:
+            counts[name] = round(counts[whole] - counts[less], 1)
+    return counts
+
+
+def find_moved(counts: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
+    """Say which counted parts moved by more than the tolerance, or have no baseline.
+
+    WHY: differences of two parts are shown but not judged; their errors add up.
+    """
+    from benchmarks.micro.parts import PARTS
+
+    moved: list[str] = []
+    for name in PARTS:
+        if name not in counts:
+            continue
+        if name not in baseline:
+            moved.append(f"{name} has no baseline")
+        elif abs(change := counts[name] / baseline[name] - 1) > TOLERANCE:
+            moved.append(f"{name} moved by {change:+.1%}, from {baseline[name]} to {counts[name]}")
+    return moved
+
+
+def show(counts: Mapping[str, float], baseline: Mapping[str, float]) -> None:
+    """Print the counts beside the baseline."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.micro.parts import DERIVED, PARTS
+
+    table = Table(title="instructions of the core", title_justify="left")
+    for heading in ("part", "instructions", "per", "baseline", "change"):
+        table.add_column(heading, justify="left" if heading in ("part", "per") else "right")
+    for name, count in counts.items():
+        unit = PARTS[name].unit if name in PARTS else PARTS[DERIVED[name][0]].unit
+        old = baseline.get(name)
+        change = f"{count / old - 1:+.2%}" if old else "-"
+        table.add_row(name, f"{count:,.1f}", unit, f"{old:,.1f}" if old else "-", change)
+    Console().print(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line; the names of parts are checked later, when they can be loaded."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.micro")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="fail when a count moved by 2 %%")
+    action.add_argument("--store", action="store_true", help="write the counts as the baseline")
+    parser.add_argument("parts", nargs="*", help="names of parts; default: all")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Count, show, and check or store."""
+    given = parse_arguments()
+    missing = find_missing(("valgrind",), ("fastgw", "rich", "msgspec"))
+    if missing:
+        print("cannot count instructions:", *missing, sep="\n- ", file=sys.stderr)
+        return 2
+    from benchmarks.micro.parts import PARTS
+
+    unknown = [name for name in given.parts if name not in PARTS]
+    if unknown:
+        print(f"unknown parts {unknown}; known are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    baseline = read_baseline()
+    versions = read_versions()
+    if given.check and (differing := find_differing(versions, baseline)):
+        print("the baseline cannot be compared:", differing, file=sys.stderr)
+        return 2
+    try:
+        counts = count_all(given.parts or list(PARTS))
+    except Failed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    known = baseline.instructions if baseline else {}
+    show(counts, known)
+    if given.store:
+        kept = known if baseline and baseline.versions == versions else {}
+        store_baseline(Baseline(versions, {**kept, **counts}))
+    moved = find_moved(counts, known) if given.check else []
+    print(*moved, sep="\n", end="\n" if moved else "", file=sys.stderr)
+    return 1 if moved else 0
+
+
+def find_differing(versions: Mapping[str, str], baseline: Baseline | None) -> str:
+    """Say why the stored counts are of another world than this one; empty when they are not."""
+    if baseline is None:
+        return "there is none; --store writes it"
+    names = dict.fromkeys([*versions, *baseline.versions])
+    return "; ".join(
+        f"{name} was {baseline.versions.get(name)}, is {versions.get(name)}"
+        for name in names
+        if baseline.versions.get(name) != versions.get(name)
+    )
+
+
+def read_baseline() -> Baseline | None:
+    """Read the stored counts; None when none were stored yet."""
+    if not BASELINE_FILE.exists():
+        return None
+    return msgspec.json.decode(BASELINE_FILE.read_bytes(), type=Baseline)
+
+
+def store_baseline(baseline: Baseline) -> None:
+    """Write the counts, one a line, so that a change of one is a change of one line."""
+    text = msgspec.json.format(msgspec.json.encode(baseline, order="sorted"), indent=2)
+    BASELINE_FILE.write_bytes(text + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Child processes of the harness: started pinned to a core, and ended by their ids.
+
+What enters: a command line, the core, a log file. What leaves: a `Child` with its process id.
+A child gets SIGTERM when the harness dies, so that an interrupted run leaves nothing behind.
+It must never end a process that it did not start, nor wait without a bound.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.proc import find_tree
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SETTINGS: Final = ("FASTGW_", "JWT_", "REFRESH_JWT_", "HTTP_PORT", "MEMPHIS_", "ROOT_")
+"""Beginnings of the variables that the gateway reads: a run must not depend on the shell."""
+STOP_GRACE_S: Final = 5.0
+"""LIMIT: how long a child may take to end after SIGTERM before it is killed."""
+LOG_LINES_SHOWN: Final = 12
+LAUNCHER: Final = Path(__file__).with_name("launch.py")
+
+
+class Failed(Exception):
+    """A part of the run could not be done; the text says which, and what it said."""
+
+
+def find_free_port() -> int:
+    """Find a TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def find_cores() -> tuple[int, int]:
+    """Choose the core of server and broker, and the core of the load; equal when there is one."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[0], cores[-1]
+
+
+def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Copy this process' environment without any setting of the gateway, then add `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**kept, "PYTHONPATH": path, **extra}
+
+
+def _pin(argv: Sequence[str], core: int) -> list[str]:
+    """Build the command line that runs `argv` on one core for as long as this process lives."""
+    launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(core), str(os.getpid())]
+    return [*launcher, *argv]
+
+
+def run_bounded(argv: Sequence[str], core: int, timeout_s: float, env: Mapping[str, str]) -> str:
+    """Run a command to its end on one core and return what it printed.
+
+    Raises:
+        Failed: it ended with an error, or did not end within `timeout_s`.
+    """
+    with subprocess.Popen(
+        _pin(argv, core),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=clean_environment(env),
+    ) as process:
+        try:
+            text = process.communicate(timeout=timeout_s)[0]
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"{argv[0]} did not end within {timeout_s:.0f} s") from error
+        finally:
+            if process.poll() is None:
+                process.kill()
+    if process.returncode:
+        raise Failed(f"{argv[0]} ended with {process.returncode}: {last_lines(text)}")
+    return text
+
+
+def last_lines(text: str) -> str:
+    """Cut a log to the lines that matter when something went wrong."""
+    return "\n".join(text.strip().splitlines()[-LOG_LINES_SHOWN:])
+
+
+class Child:
+    """One server under test, or the broker.
+
+    Args:
+        argv: the command line.
+        core: the core it is pinned to; its own children inherit that.
+        log: the file that takes its standard output and error.
+        env: variables added to a clean environment.
+    """
+
+    def __init__(self, argv: Sequence[str], core: int, log: Path, env: Mapping[str, str]) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                _pin(argv, core),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env=clean_environment(env),
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id of the root of the child's tree."""
+        return self._process.pid
+
+    def check_alive(self) -> None:
+        """Raise `Failed` with the end of the child's log when it has ended."""
+        if self._process.poll() is not None:
+            raise Failed(f"it ended with {self._process.returncode}: {self.read_log()}")
+
+    def read_log(self) -> str:
+        """Read the last lines that the child printed."""
+        return last_lines(self._log.read_text(errors="replace"))
+
+    def stop(self) -> None:
+        """End the child and what it started: SIGTERM, then SIGKILL after the grace."""
+        if self._process.poll() is not None:
+            return
+        tree = [stat.pid for stat in find_tree(self.pid)]
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(STOP_GRACE_S)
+        self._kill_orphans(tree[1:])
+
+    def _kill_orphans(self, pids: Sequence[int]) -> None:
+        for pid in pids:
+            try:
+                # WHY: the session is ours alone, so a recycled process id is never hit.
+                if os.getsid(pid) == self.pid:
+                    os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue

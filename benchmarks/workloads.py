@@ -1,0 +1,98 @@
+"""The work that every subject of a run is asked to do: same path, same bytes, same headers.
+
+What enters: a workload's name and a token. What leaves: a request for the load generator, and what
+the stored message must then look like. Each request has eight header fields, as webhook senders
+send. It must never differ from one subject to the next in anything but the token.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+MESSAGE_BYTES: Final = 120
+BATCH_MESSAGES: Final = 100
+FORWARDED: Final = {
+    "User-Agent": "GitHub-Hookshot/044aadd",
+    "Accept": "*/*",
+    "X-Request-Id": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+    "X-GitHub-Delivery": "0af76519-16cd-43dd-8448-eb211c80319c",
+}
+"""Headers of each request that become message headers, where the workload forwards them.
+
+WHY no traceparent: the gateway copies it always, and the plain workloads want no header at all.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, as the load generator repeats it (Host and Content-Length are added)."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One kind of request.
+
+    Args:
+        name: what `--workload` takes.
+        station: where the messages go: station, stream and subject have this name.
+        messages: how many messages one request carries.
+        forwards: whether request headers become message headers.
+        about: one line for the reader of the table.
+    """
+
+    name: str
+    station: str
+    messages: int
+    forwards: bool
+    about: str
+
+    @property
+    def path(self) -> str:
+        """The path of the gateway's own contract; the peers serve the same one."""
+        return f"/stations/{self.station}/produce/{'single' if self.messages == 1 else 'batch'}"
+
+    def build_request(self, token: str) -> Request:
+        """Build the request that one subject gets, with its own token."""
+        message = build_message()
+        batch = b"[" + b",".join([message] * self.messages) + b"]"
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        body = message if self.messages == 1 else batch
+        return Request(self.path, {**headers, **FORWARDED}, body)
+
+
+def build_message() -> bytes:
+    """Build the JSON message of exactly `MESSAGE_BYTES` bytes."""
+    event = {
+        "id": 4711,
+        "type": "order.created",
+        "customer": "c-20931",
+        "total": 129.95,
+        "note": "",
+    }
+    missing = MESSAGE_BYTES - len(json.dumps(event, separators=(",", ":")))
+    event["note"] = "x" * missing
+    return json.dumps(event, separators=(",", ":")).encode()
+
+
+WORKLOADS: Final = {
+    workload.name: workload
+    for workload in (
+        Workload("single", "bench", 1, True, "one message; JWT checked, headers forwarded"),
+        Workload(
+            "single-plain", "plain", 1, False, "one message; JWT checked, no headers forwarded"
+        ),
+        Workload(
+            "batch", "bench", BATCH_MESSAGES, True, "100 messages; JWT checked, headers forwarded"
+        ),
+        Workload(
+            "batch-plain", "plain", BATCH_MESSAGES, False, "100 messages, no headers forwarded"
+        ),
+    )
+}
+DEFAULT_WORKLOADS: Final = ("single", "single-plain", "batch")
