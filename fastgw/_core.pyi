@@ -86,10 +86,10 @@ class HttpConnection(asyncio.Protocol): ...
 
 @final
 class BrokerLink(asyncio.Protocol):
-    on_info: Callable[[bytes], None] | None
-    on_pong: Callable[[], None] | None
-    on_error: Callable[[str], None] | None
-    on_lost: Callable[[Exception | None], None] | None
+    on_info: Callable[[bytes], None]
+    on_pong: Callable[[], None]
+    on_error: Callable[[str], None]
+    on_lost: Callable[[Exception | None], None]
     transport: asyncio.Transport | None
     pings_out: int
     is_live: bool

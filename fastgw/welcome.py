@@ -38,7 +38,7 @@ async def make_admin(users: Users, config: Config) -> Admin | None:
     name, password = config.auth.admin_user, config.auth.admin_password
     shown: str | None = None
     if name is None or password is None:
-        if not config.embedded or users.records or config.auth.mode == "none":
+        if not config.embedded or _has_admin(users) or config.auth.mode == "none":
             return None
         name, password = "admin", secrets.token_urlsafe(PASSWORD_BYTES)
         shown = password
@@ -50,6 +50,10 @@ async def make_admin(users: Users, config: Config) -> Admin | None:
         # WHY: another gateway on the same broker was first; its user is as good as ours.
         return None
     return Admin(name, shown)
+
+
+def _has_admin(users: Users) -> bool:
+    return any("admin" in record.permissions for record in users.records.values())
 
 
 def say_ready(config: Config, url: str, admin: Admin | None, *, known_users: int) -> None:

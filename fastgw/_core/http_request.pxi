@@ -136,7 +136,7 @@ cdef class HttpConnection:
         self.is_stopped = True
         return self.head is not None
 
-    def connection_lost(self, error) -> None:
+    def connection_lost(self, exc) -> None:
         self.is_closed = self.is_stopped = True
         self.ingress.connections.discard(self)
         cdef Request request = self.head

@@ -65,14 +65,14 @@ cdef class BrokerLink:
         if sock is not None and transport.get_extra_info("sslcontext") is None:
             self.fd = sock.fileno()
 
-    def connection_lost(self, error) -> None:
+    def connection_lost(self, exc) -> None:
         self.is_lost = True
         self.is_live = False
         self.fd = -1
         self.fail_everything()
         self.ingress.link_lost(self)
         if self.on_lost is not None:
-            self.on_lost(error)
+            self.on_lost(exc)
 
     def eof_received(self) -> bool:
         return False
