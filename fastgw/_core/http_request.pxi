@@ -38,6 +38,10 @@ cdef class HttpConnection:
     cdef bint is_half_closed, is_paused, is_reading_paused, is_dirty, is_closed, is_tls
     cdef uint64_t deadline_ms
     cdef object peer
+    # The credential of the last request, and whose it was found to be.
+    cdef bytes known_credential
+    cdef Principal known_principal
+    cdef uint64_t known_forgets_count
 
     def __cinit__(self, Ingress ingress):
         self.ingress = ingress
@@ -154,6 +158,7 @@ cdef class HttpConnection:
             self.current.state = REQUEST_GONE
         self.head = self.tail = self.current = None
         self.parser = self.feed = self.transport = None
+        self.known_credential = self.known_principal = None
         self.assembly = None
         drop_buffer(&self.fields)
 

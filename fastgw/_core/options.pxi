@@ -2,10 +2,15 @@
 #
 # Called between steps 2 and 4; only requests that carry such options pay for them.
 
+cdef inline bint is_basic(bytes credential) noexcept:
+    return (PyBytes_GET_SIZE(credential) > 6
+            and is_same_text(PyBytes_AS_STRING(credential), b"basic ", 6))
+
+
 cdef bytes credential_key(Request request):
     """The raw bytes that a credential is cached by, or None when the request has none."""
     if request.credential is not None:
-        if request.credential[:6].lower() == b"basic ":
+        if is_basic(request.credential):
             # WHY: a password is not kept in memory longer than its check takes.
             return b"\0basic " + sha256(request.credential).digest()
         return request.credential
