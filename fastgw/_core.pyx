@@ -329,8 +329,10 @@ cdef class Ingress:
             request.answer = self.preflight_head
             return 0
         if request.action == ACTION_OTHER:
-            return 0
-        if request.method_name != b"POST":
+            if request.method_name != b"POST" or not request.path_bytes.startswith(STATIONS_PATH):
+                return 0
+            # WHY: without a credential nobody may have us keep a body, whatever the station is.
+        elif request.method_name != b"POST":
             request.refuse("method-not-allowed", f"{request.method} is not served here; POST is")
             request.answer += b"Allow: POST, OPTIONS\r\n"
             return 0
@@ -347,6 +349,8 @@ cdef class Ingress:
 
     cdef int admit_principal(self, Request request, Principal principal) except -1:
         request.identity = principal
+        if request.action == ACTION_OTHER:
+            return 0
         needed = CONSUME if request.action == ACTION_CONSUME else PRODUCE
         if not principal.allows(needed, request.station.name):
             verb = "consume from" if request.action == ACTION_CONSUME else "produce to"
@@ -412,6 +416,7 @@ cdef class Ingress:
             return
         request.station = (<Route>found).station
         request.action = (<Route>found).action
+        request.fields = None
         self.admit_principal(request, principal)
         request.state = REQUEST_READING
         try:
@@ -464,6 +469,10 @@ cdef class Ingress:
             if reason is not None:
                 request.settle_fault(0, reason[0], reason[1])
             return 0
+        if is_envelope_type(request.content_type):
+            raise ClientFault(
+                "media-type-unsupported", f"Content-Type {clip(request.content_type)} is not served"
+            )
         split_body(body, is_lines_type(request.content_type), &request.spans)
         request.messages_count = request.spans.size // sizeof(Span)
         if request.messages_count > self.batch_messages_max:

@@ -18,7 +18,8 @@ from fastgw.control.stations import StationRecord, Stations, check_station_name
 from fastgw.control.store import Store
 from fastgw.control.tokens import Tokens
 from fastgw.control.users import Users
-from fastgw.errors import ClientFault, Fault, UpstreamFault
+from fastgw.errors import ClientFault, Fault, InternalError, UpstreamFault, clip
+from fastgw.handlers import encode_json
 from fastgw.handlers.auth import Auth
 from fastgw.handlers.consume import Consume
 from fastgw.handlers.monitoring import Monitoring
@@ -61,6 +62,7 @@ class Gateway:
         self.config: Final = config
         self._nats: Final = nats
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[str, list[_core.Request]] = {}
         self._is_draining = False
         self._server: asyncio.Server | None = None
         self._client: ControlClient
@@ -227,6 +229,9 @@ class Gateway:
                 record=record,
             )
         )
+        # WHY: in the same step as the route, so that no later request overtakes these.
+        for request in self._waiting.pop(name, []):
+            request.resume()
 
     async def _serve_station_or_nothing(self, request: _core.Request, path: str) -> None:
         """Create an unknown station and go on, or say 405, 401, 400, 403 or 404, in this order."""
@@ -234,7 +239,7 @@ class Gateway:
         if found is not None and request.method != "POST":
             _refuse_method(request, ["POST"])
             return
-        principal = await self._find_principal(request)
+        principal = request.principal or await self._find_principal(request)
         if principal is None:
             raise ClientFault("unauthorized", "no valid credential")
         if found is None:
@@ -244,12 +249,26 @@ class Gateway:
         permission = _core.CONSUME if found["what"] == "consume/batch" else _core.PRODUCE
         if not principal.may(permission, name):
             raise ClientFault("forbidden", f"{principal.user} may not use station {name}")
-        if self.stations.find(name) is None:
-            if not self.config.auto_create:
-                raise ClientFault("station-unknown", f"no station {name}")
-            self._on_station_change(name, await self.stations.ensure(name))
         request.principal = principal
-        request.resume()
+        await self._wait_for_station(request, name)
+
+    async def _wait_for_station(self, request: _core.Request, name: str) -> None:
+        """Have `request` go on when its station is there; in the order of arrival."""
+        if self.stations.find(name) is None and not self.config.auto_create:
+            raise ClientFault("station-unknown", f"no station {name}")
+        waiting = self._waiting.setdefault(name, [])
+        waiting.append(request)
+        if len(waiting) > 1:
+            return
+        try:
+            self._on_station_change(name, await self.stations.ensure(name))
+        except Fault as fault:
+            for waiter in self._waiting.pop(name, []):
+                waiter.fail(fault)
+        finally:
+            # WHY: what is still there met a defect of ours, which `_guard` reports.
+            for waiter in self._waiting.pop(name, []):
+                waiter.fail(InternalError("internal error"))
 
     async def _find_principal(self, request: _core.Request) -> _core.Principal | None:
         found = self.ingress.find_principal(request)
@@ -270,9 +289,10 @@ async def _guard(request: _core.Request, work: Awaitable[None]) -> None:
 
 def _refuse_method(request: _core.Request, allowed: list[str]) -> None:
     shown = ", ".join([*allowed, "HEAD", "OPTIONS"] if "GET" in allowed else [*allowed, "OPTIONS"])
+    text = f"{clip(request.method)} is not served here; {shown} are"
     request.respond(
         405,
-        b'{"error":"this method is not served here; %s is","success":false}' % shown.encode(),
+        encode_json({"error": text, "success": False}),
         ((b"Allow", shown.encode()), (b"Error-Code", b"method-not-allowed")),
     )
 

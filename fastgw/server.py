@@ -31,6 +31,8 @@ from fastgw.supervisor import Supervisor
 from fastgw.welcome import make_admin, say_ready
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastgw.config import Config, Loaded
     from fastgw.config_types import NatsConfig
 
@@ -60,7 +62,7 @@ def serve(loaded: Loaded) -> int:
             return _run_worker(config, nats, sock, broker, 0)
         # WHY: the bound socket stays here, unlistened, so that the port remains ours while every
         # worker has a socket of its own in the kernel's group.
-        run = functools.partial(_run_forked, config, nats, sock.getsockname(), sock.family)
+        run = functools.partial(_run_forked, config, nats, sock)
         return Supervisor(config.workers_count, run, broker).run()
     except (EmbeddedError, CredentialsError, OSError) as error:
         return _fail(str(error))
@@ -112,14 +114,21 @@ def _url(sock: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
-def _run_forked(config: Config, nats: NatsConfig, address: object, family: int, index: int) -> int:
+def _run_forked(
+    config: Config,
+    nats: NatsConfig,
+    bound: socket.socket,
+    index: int,
+    on_ready: Callable[[], None],
+) -> int:
     """Run worker `index` in a forked process, on a listening socket of its own."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(bound.family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.bind(address)  # type: ignore[arg-type]
+    sock.bind(bound.getsockname())
     sock.setblocking(False)
-    return _run_worker(config, nats, sock, None, index)
+    bound.close()
+    return _run_worker(config, nats, sock, None, index, on_ready)
 
 
 def _run_worker(
@@ -128,11 +137,12 @@ def _run_worker(
     sock: socket.socket,
     broker: EmbeddedBroker | None,
     index: int,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Run one gateway on this process's event loop until SIGTERM or SIGINT."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_work(config, nats, sock, broker, index))
+            return runner.run(_work(config, nats, sock, broker, index, on_ready))
     except Fault as fault:
         return _fail(fault.text)
 
@@ -143,6 +153,7 @@ async def _work(
     sock: socket.socket,
     broker: EmbeddedBroker | None,
     index: int,
+    on_ready: Callable[[], None],
 ) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -153,6 +164,7 @@ async def _work(
         await gateway.start()
         admin = await make_admin(gateway.users, config) if index == 0 else None
         await gateway.listen(sock)
+        on_ready()
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 50)
@@ -174,10 +186,12 @@ async def _work(
 def _announce(config: Config, url: str) -> None:
     """Leave the address in the data folder, for scripts that had the system choose the port."""
     path = Path(config.data) / "gateway.json"
+    # WHY: who reads this wants the process to send a signal to, which is the workers' parent.
+    pid = os.getpid() if config.workers_count == 1 else os.getppid()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps({"address": url, "pid": os.getpid()}))
+        draft.write_text(json.dumps({"address": url, "pid": pid}))
         draft.replace(path)
     except OSError as error:
         # WHY: a sidecar with a broker of its own may run on a read-only file system.

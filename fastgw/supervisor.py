@@ -40,14 +40,15 @@ class Supervisor:
 
     Args:
         workers_count: how many workers.
-        run_worker: runs worker number i in the forked process and returns its exit code.
+        run_worker: runs worker number i in the forked process and returns its exit code; calls its
+            second argument when it serves.
         broker: the embedded broker, which is kept alive too; None when there is none.
     """
 
     def __init__(
         self,
         workers_count: int,
-        run_worker: Callable[[int], int],
+        run_worker: Callable[[int, Callable[[], None]], int],
         broker: EmbeddedBroker | None,
     ) -> None:
         self._count = workers_count
@@ -58,6 +59,8 @@ class Supervisor:
         self._pauses: dict[int, float] = {}
         self._is_ending = False
         self._has_served = False
+        self._ready_read, self._ready_write = os.pipe()
+        os.set_blocking(self._ready_read, False)
 
     def run(self) -> int:
         """Return 0 after a wanted end, and 1 when the first workers could not start."""
@@ -65,11 +68,10 @@ class Supervisor:
             signal.signal(number, self._on_end)
         for index in range(self._count):
             self._fork(index)
-        started = time.monotonic()
         code = 0
         while self._workers or (self._due and not self._is_ending):
             time.sleep(LOOK_S)
-            self._has_served = self._has_served or time.monotonic() - started > STEADY_S
+            self._has_served = self._has_served or self._is_one_ready()
             code = self._reap() or code
             if code and not self._has_served:
                 # WHY: a worker that fails at the very start has said why; others would repeat it.
@@ -77,6 +79,15 @@ class Supervisor:
             self._fork_due()
             self._check_broker()
         return code if not self._has_served else 0
+
+    def _is_one_ready(self) -> bool:
+        try:
+            return bool(os.read(self._ready_read, 64))
+        except BlockingIOError:
+            return False
+
+    def _say_ready(self) -> None:
+        os.write(self._ready_write, b".")
 
     def _on_end(self, number: int, frame: object) -> None:
         self._is_ending = True
@@ -90,7 +101,6 @@ class Supervisor:
 
     def _reap(self) -> int:
         """Collect ended workers and plan their replacement. Returns 1 if one gave up by itself."""
-        worst = 0
         for pid, (index, started) in list(self._workers.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done == 0:
@@ -99,7 +109,8 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if self._is_ending:
                 continue
-            worst = max(worst, code)
+            if code == 1 and not self._has_served:
+                return 1
             now = time.monotonic()
             pause = self._pauses.get(index, 0.0)
             pause = RESPAWN_WAIT_S_MIN if now - started > STEADY_S else max(pause * 2, 0.1)
@@ -109,7 +120,7 @@ class Supervisor:
                 "worker %d (pid %d) ended with %d; starting it again in %.1f s",
                 index, pid, code, self._pauses[index],
             )  # fmt: skip
-        return worst
+        return 0
 
     def _fork_due(self) -> None:
         for index, due in list(self._due.items()):
@@ -140,7 +151,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             if end_with_parent is not None:
                 end_with_parent()
-            code = self._run_worker(index)
+            code = self._run_worker(index, self._say_ready)
         except Exception:
             log.exception("worker %d failed", index)
         finally:

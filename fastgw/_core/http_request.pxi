@@ -282,9 +282,9 @@ cdef class HttpConnection:
         """Step 2, as soon as the target is whole."""
         self.is_routed = True
         self.ingress.route(request)
-        if request.action == ACTION_BATCH or (
-            request.action == ACTION_OTHER and request.path_bytes.endswith(b"/produce/batch")
-        ):
+        if request.action == ACTION_OTHER and not request.path_bytes.startswith(STATIONS_PATH):
+            self.body_max = HANDLER_BODY_BYTES_MAX
+        elif request.path_bytes.endswith(b"/produce/batch"):
             self.body_max = self.ingress.batch_bytes_max
         else:
             self.body_max = self.ingress.body_bytes_max

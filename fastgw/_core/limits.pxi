@@ -18,6 +18,8 @@ cdef enum:
     # LIMIT: a refused request whose body is longer than this is answered at once and its connection
     # closed; up to here the body is read and dropped, which keeps the connection usable.
     REFUSED_BODY_BYTES_MAX = 65536
+    # LIMIT: bodies of paths that need no credential, such as a login; they are small JSON objects.
+    HANDLER_BODY_BYTES_MAX = 65536
     # LIMIT: chunk sizes, extensions and trailers may cost this much beside the body itself.
     CHUNK_OVERHEAD_BYTES_MAX = 65536
     # LIMIT: nesting of a JSON batch element, one bit a level on the stack of the splitter.

@@ -25,8 +25,11 @@ cdef bytes credential_key(Request request):
 
 cdef list parse_query(bytes query):
     """Names and values of a query, percent-decoded."""
+    # WHY: Latin-1 maps each byte to itself, and a field that nobody asks for may hold any byte.
+    cdef str text = query.decode("latin-1")
     try:
-        return parse_qsl(query, keep_blank_values=True, max_num_fields=64)
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=64, encoding="latin-1")
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
     except ValueError as error:
         raise ClientFault("bad-request", f"the query cannot be read: {error}") from None
 
@@ -66,3 +69,9 @@ cdef bint is_lines_type(bytes content_type):
     media = content_type.split(b";", 1)[0].strip().lower()
     return media in (b"application/x-ndjson", b"application/jsonl", b"application/ndjson",
                      b"application/x-jsonlines")
+
+
+cdef bint is_envelope_type(bytes content_type):
+    """Whether the media type is one of ours that names more than plain messages."""
+    return (content_type is not None
+            and content_type.lower().startswith(b"application/vnd.fastgw."))

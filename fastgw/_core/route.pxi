@@ -3,6 +3,9 @@
 # Each station has three entries in the table, one a path that a message takes; every other path
 # leaves the core for a handler in Python. Also: the station's prebuilt bytes, and its header policy.
 
+cdef bytes STATIONS_PATH = b"/stations/"
+
+
 cdef enum Action:
     ACTION_OTHER
     ACTION_SINGLE
@@ -108,7 +111,7 @@ def check_subject(bytes subject) -> bytes:
 
 cdef dict station_routes(Station station):
     """The paths of a station, as a client that escapes nothing writes them."""
-    cdef bytes base = b"/stations/" + station.name.encode()
+    cdef bytes base = STATIONS_PATH + station.name.encode()
     return {
         base + b"/produce/single": Route.make(station, ACTION_SINGLE),
         base + b"/produce/batch": Route.make(station, ACTION_BATCH),

@@ -112,6 +112,15 @@ class ControlClient(Client):
         dialling.result()
         log.info("control plane connected to %s", self._where())
 
+    async def close(self) -> None:
+        """Close for good, also in the middle of a reconnect."""
+        try:
+            await super().close()
+        except (OSError, RuntimeError) as error:
+            # WHY: the library writes what is pending before it closes, and the transport may be
+            # closed already; the connection is gone either way.
+            log.debug("closing the control plane: %s", error)
+
     @property
     def ssl_context(self) -> ssl.SSLContext:
         """A context made anew for each dial, so that renewed files are picked up."""

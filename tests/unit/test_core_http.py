@@ -375,3 +375,38 @@ def test_subject_of_a_station_is_checked() -> None:
     for subject in ("$JS.API.STREAM.DELETE.x", "_INBOX.x", "a..b", "a b", "", "x" * 513, "a.*"):
         with pytest.raises(ClientFault):
             _core.Station("x", "x", subject)
+
+
+def test_unknown_station_without_credential_is_refused_before_its_body() -> None:
+    dialogue = Dialogue()
+    client = dialogue.client()
+    head = HEAD.replace(b"orders", b"elsewhere").replace(b"good", b"bad")
+    client.send(head + b"Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n")
+    (answer,) = client.answers()
+    assert (answer.status, answer.headers["Connection"]) == (401, "close")
+    assert dialogue.dispatched == []
+
+
+def test_body_of_a_path_without_credential_is_bounded() -> None:
+    dialogue = Dialogue()
+    client = dialogue.client()
+    client.send(b"POST /auth/authenticate HTTP/1.1\r\nHost: g\r\nContent-Length: 65537\r\n\r\n")
+    assert [a.status for a in client.answers()] == [413]
+
+
+@pytest.mark.parametrize("field", [b"n=%C3%A9", b"%FF=1", b"="])
+def test_query_fields_of_others_may_hold_any_byte(field: bytes) -> None:
+    dialogue = Dialogue()
+    client = dialogue.client()
+    client.send(request(head=HEAD.replace(b"single", b"single?subject=a&" + field)))
+    (frame,) = dialogue.frames()
+    assert frame.subject == b"orders.a"
+
+
+def test_envelope_type_of_a_batch_is_415() -> None:
+    dialogue = Dialogue()
+    client = dialogue.client()
+    head = BATCH.replace(b"application/json", b"application/vnd.fastgw.batch+json")
+    client.send(request(b'[{"message":1}]', head=head))
+    assert [a.status for a in client.answers()] == [415]
+    assert dialogue.frames() == []
