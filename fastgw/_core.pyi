@@ -6,6 +6,7 @@ from typing import Any, Final, final
 
 from fastgw.config_types import LimitsConfig
 from fastgw.errors import Fault
+from fastgw.schema.base import Verdict
 
 PRODUCE: Final[int]
 CONSUME: Final[int]
@@ -43,7 +44,12 @@ class Station:
         headers: str | tuple[str, ...] = ...,
         header_allow: tuple[str, ...] = ...,
         record: object = ...,
-        validator: Callable[[bytes], str | None] | None = ...,
+        check: Callable[[bytes, bytes | None], Verdict | Awaitable[Verdict]] | None = ...,
+        *,
+        message_bytes_max: int = ...,
+        allow_suffix: bool = ...,
+        allow_no_wait: bool = ...,
+        keeps_refused: bool = ...,
     ) -> None: ...
 
 @final
@@ -117,6 +123,7 @@ class Ingress:
         identify: Callable[[Request], Principal | Awaitable[Principal | None] | None],
         dispatch: Callable[[Request], None],
         consume: Callable[[Request], None],
+        refused: Callable[[Request, bytes, bytes, str], None],
         report: Callable[[str, BaseException | None], None],
     ) -> None: ...
     @property
@@ -134,6 +141,10 @@ class Ingress:
     def stats(self) -> dict[str, int]: ...
     def sweep(self) -> None: ...
     def turn(self) -> None: ...
+    def next_verdicts(self, request: Request) -> None: ...
+    def on_awaited_verdict(
+        self, request: Request, index: int, message: bytes, done: asyncio.Future[Verdict]
+    ) -> None: ...
     def on_identified(
         self, request: Request, done: asyncio.Future[Principal | None], forgets_count: int
     ) -> None: ...

@@ -109,10 +109,12 @@ cdef class Ingress:
             or an awaitable of either.
         dispatch: called with a Request of any path that is not a station's.
         consume: called with a Request of a station's consume/batch.
+        refused: called with a Request, its header block, a message and the reason, for each message
+            that the schema of a station with dead letters refused.
         report: called with a text and an exception for each defect that was survived.
     """
 
-    cdef object call_soon, identify, dispatch, consume, report, on_turn
+    cdef object call_soon, identify, dispatch, consume, refused, report, on_turn
     cdef dict routes
     cdef TokenCache tokens
     cdef Principal anonymous
@@ -137,12 +139,14 @@ cdef class Ingress:
     cdef readonly uint64_t requests_count, faults_count, defects_count
 
     def __init__(
-        self, loop, limits, *, int tokens_max, tuple cors_origins, identify, dispatch, consume, report
+        self, loop, limits, *, int tokens_max, tuple cors_origins, identify, dispatch, consume, refused,
+        report
     ):
         self.call_soon = loop.call_soon
         self.identify = identify
         self.dispatch = dispatch
         self.consume = consume
+        self.refused = refused
         self.report = report
         self.on_turn = self.turn
         self.routes = {}
@@ -426,8 +430,7 @@ cdef class Ingress:
             drop_buffer(&fields)
 
     cdef int produce(self, Request request, Buffer* fields) except -1:
-        """Steps 4 to 6: validate, encode, publish; or wait for room."""
-        cdef Buffer kept
+        """Steps 4 to 6: validate, encode, publish; or wait for verdicts or for room."""
         if self.link is None:
             request.finish("broker-away", "the broker is away; nothing was stored")
             return 0
@@ -438,42 +441,56 @@ cdef class Ingress:
                 "bad-header",
                 f"message id of {len(request.message_id)} bytes exceeds {<int>MESSAGE_ID_BYTES_MAX}",
             )
-        kept.data = NULL
-        kept.size = fields.size
-        if request.fields is not None:
-            kept.data = PyBytes_AS_STRING(request.fields)
-            kept.size = <size_t>PyBytes_GET_SIZE(request.fields)
-            fields = &kept
-        self.find_messages(request, fields)
+        self.find_messages(request)
         if request.state != REQUEST_SERVING:
             return 0
+        if request.fields is not None:
+            return self.judge_kept(request)
+        self.judge(request, fields)
+        return self.send_judged(request, fields)
+
+    cdef int judge_kept(self, Request request) except -1:
+        """Go on with a request that had to wait; its header block is in its own keeping."""
+        cdef Buffer fields
+        fields.data = PyBytes_AS_STRING(request.fields)
+        fields.size = fields.capacity = <size_t>PyBytes_GET_SIZE(request.fields)
+        self.judge(request, &fields)
+        return self.send_judged(request, &fields)
+
+    cdef int send_judged(self, Request request, Buffer* fields) except -1:
+        """Publish what was judged good, once every verdict is in."""
+        cdef bint is_whole = (request.messages_judged == request.messages_count
+                              and request.verdicts_awaited == 0)
+        if request.state != REQUEST_SERVING:
+            return 0
+        if not is_whole:
+            if request.fields is None:
+                request.fields = copy_of(fields)
+            return 0
+        if self.link is None:
+            return request.settle_unsent(
+                "broker-away", "the connection to the broker was lost; nothing was sent"
+            )
         if self.waiting.first is None:
             self.link.publish(request, fields)
         if request.messages_sent < request.messages_count:
             if request.fields is None:
                 request.fields = copy_of(fields)
             self.wait_for_room(request)
+        if request.wants_no_wait and request.messages_sent == request.messages_count:
+            return request.finish_unwaited()
         return 0
 
-    cdef int find_messages(self, Request request, Buffer* fields) except -1:
-        """Step 4: the messages of the body, each of them checked."""
-        cdef Py_ssize_t i
-        cdef Span* span
-        cdef Py_ssize_t overhead = <Py_ssize_t>fields.size + 64
-        cdef bytes body = request.body_bytes
-        if request.message_id is not None:
-            overhead += PyBytes_GET_SIZE(request.message_id)
+    cdef int find_messages(self, Request request) except -1:
+        """The messages of the body; a batch is split, and nothing of a broken one is published."""
         request.messages_count = 1
         if request.action == ACTION_SINGLE:
-            reason = self.find_refusal(request, body, overhead)
-            if reason is not None:
-                request.settle_fault(0, reason[0], reason[1])
             return 0
         if is_envelope_type(request.content_type):
             raise ClientFault(
                 "media-type-unsupported", f"Content-Type {clip(request.content_type)} is not served"
             )
-        split_body(body, is_lines_type(request.content_type), &request.spans)
+        split_body(request.body_bytes, is_lines_type(request.content_type), &request.spans)
         request.messages_count = request.spans.size // sizeof(Span)
         if request.messages_count > self.batch_messages_max:
             raise ClientFault(
@@ -484,32 +501,110 @@ cdef class Ingress:
             request.results = [None] * request.messages_count
         if request.messages_count == 0:
             request.respond(200, STORED_BODY)
-            return 0
-        span = <Span*>request.spans.data
-        for i in range(request.messages_count):
-            if request.station.validator is None and span[i].size + overhead <= self.link.payload_bytes_max:
-                continue
-            reason = self.find_refusal(
-                request, body[span[i].start:span[i].start + span[i].size], overhead)
-            if reason is not None:
-                span[i].size = -1
-                request.settle_fault(i, reason[0], reason[1])
         return 0
 
-    cdef object find_refusal(self, Request request, bytes message, Py_ssize_t overhead):
-        """Why a message may not be published, as (kind, text), or None.
+    cdef int judge(self, Request request, Buffer* fields) except -1:
+        """Step 4: judge the messages that have no verdict yet, as many as one turn may take."""
+        cdef Station station = request.station
+        cdef bytes body = request.body_bytes
+        cdef Py_ssize_t overhead = <Py_ssize_t>fields.size + 64
+        cdef Py_ssize_t size_max = self.link.payload_bytes_max if self.link is not None else 0
+        cdef Py_ssize_t judged_bytes = 0
+        cdef Py_ssize_t index
+        cdef Span span
+        if request.message_id is not None:
+            overhead += PyBytes_GET_SIZE(request.message_id)
+        while request.messages_judged < request.messages_count:
+            if judged_bytes > JUDGED_BYTES_A_TURN:
+                # WHY: a large batch must not keep the other connections waiting.
+                if request.fields is None:
+                    request.fields = copy_of(fields)
+                self.call_soon(self.next_verdicts, request)
+                return 0
+            index = request.messages_judged
+            request.messages_judged += 1
+            span = request.span(index)
+            # WHY: a payload above the broker's bound closes the connection that all requests share.
+            if span.size + overhead > size_max:
+                self.refuse_message(
+                    request, index, "message-too-large",
+                    f"message of {span.size} bytes with its headers exceeds the broker's {size_max}",
+                )
+            elif station.message_bytes_max and span.size > station.message_bytes_max:
+                self.refuse_message(
+                    request, index, "message-too-large",
+                    f"message of {span.size} bytes exceeds the station's {station.message_bytes_max}",
+                )
+            elif station.check is not None:
+                judged_bytes += span.size
+                if request.action == ACTION_SINGLE:
+                    self.judge_message(request, fields, index, body)
+                else:
+                    self.judge_message(
+                        request, fields, index, body[span.start:span.start + span.size])
+        return 0
 
-        WHY: one payload above the broker's bound closes the connection that all requests share.
-        """
-        if PyBytes_GET_SIZE(message) + overhead > self.link.payload_bytes_max:
-            return ("message-too-large",
-                    f"message of {len(message)} bytes with its headers exceeds the broker's "
-                    f"{self.link.payload_bytes_max}")
-        if request.station.validator is not None:
-            reason = request.station.validator(message)
-            if reason is not None:
-                return ("schema-refused", f"Schema validation has failed: {reason}")
-        return None
+    cdef int judge_message(self, Request request, Buffer* fields, Py_ssize_t index, bytes message) except -1:
+        try:
+            verdict = request.station.check(message, request.content_type)
+        except Fault as fault:
+            return self.refuse_message(request, index, fault.kind.word, fault.text)
+        if verdict is None or type(verdict) is str or type(verdict) is bytes:
+            return self.take_verdict(request, fields, index, message, verdict)
+        request.verdicts_awaited += 1
+        if request.fields is None:
+            request.fields = copy_of(fields)
+        task = ensure_future(verdict)
+        task.add_done_callback(lambda done: self.on_awaited_verdict(request, index, message, done))
+        return 0
+
+    cdef int take_verdict(
+        self, Request request, Buffer* fields, Py_ssize_t index, bytes message, object verdict
+    ) except -1:
+        if verdict is None:
+            return 0
+        if type(verdict) is bytes:
+            if PyBytes_GET_SIZE(verdict) > PyBytes_GET_SIZE(message) + 65536:
+                raise InternalError("a message grew by more than 64 KiB when it was transcoded")
+            if request.replaced is None:
+                request.replaced = {}
+            request.replaced[index] = verdict
+            return 0
+        if request.station.keeps_refused:
+            self.refused(request, copy_of(fields), message, verdict)
+        return self.refuse_message(
+            request, index, "schema-refused", f"Schema validation has failed: {verdict}")
+
+    cdef int refuse_message(self, Request request, Py_ssize_t index, str word, str text) except -1:
+        if request.action == ACTION_BATCH:
+            (<Span*>request.spans.data)[index].size = -1
+        return request.settle_fault(index, word, text)
+
+    def next_verdicts(self, Request request) -> None:
+        """Judge on, in a turn of its own, where a large batch has left off."""
+        if request.state == REQUEST_SERVING:
+            try:
+                self.judge_kept(request)
+            except Exception as error:
+                self.report_defect("a request failed", error)
+                request.finish("internal", "internal error")
+
+    def on_awaited_verdict(self, Request request, index, bytes message, done) -> None:
+        """A verdict that was found off the loop is there."""
+        cdef Buffer fields
+        request.verdicts_awaited -= 1
+        if request.state != REQUEST_SERVING:
+            return
+        fields.data = PyBytes_AS_STRING(request.fields)
+        fields.size = fields.capacity = <size_t>PyBytes_GET_SIZE(request.fields)
+        try:
+            self.take_verdict(request, &fields, index, message, done.result())
+        except Fault as fault:
+            self.refuse_message(request, index, fault.kind.word, fault.text)
+        except Exception as error:
+            self.report_defect("a validator failed", error)
+            self.refuse_message(request, index, "internal", "internal error")
+        self.send_judged(request, &fields)
 
     # --- waiting for free slots -------------------------------------------------------------
 
@@ -538,6 +633,8 @@ cdef class Ingress:
             if request.messages_sent < request.messages_count:
                 return 0
             self.waiting.take()
+            if request.wants_no_wait:
+                request.finish_unwaited()
         return 0
 
     cdef int sweep_waiting(self) except -1:

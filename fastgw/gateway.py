@@ -99,6 +99,7 @@ class Gateway:
             identify=self._identify,
             dispatch=self._dispatch,
             consume=self._on_consume,
+            refused=lambda request, block, message, reason: None,
             report=_report_defect,
         )
         if self.config.auth.mode == "none":

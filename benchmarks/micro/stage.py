@@ -119,6 +119,7 @@ class Stage:
             identify=lambda request: Principal("bench", 1, PRODUCE | CONSUME),
             dispatch=self.dispatched.append,
             consume=self.consumed.append,
+            refused=lambda request, block, message, reason: None,
             report=self._fail,
         )
         self.ingress.put_station(Station("bench", "bench", "bench"))

@@ -22,6 +22,9 @@ cdef enum:
     HANDLER_BODY_BYTES_MAX = 65536
     # LIMIT: chunk sizes, extensions and trailers may cost this much beside the body itself.
     CHUNK_OVERHEAD_BYTES_MAX = 65536
+    # LIMIT: bytes that schemas judge in one turn before other connections have theirs; the JSON
+    # authority takes about 5 us a KiB, so this is a millisecond or two.
+    JUDGED_BYTES_A_TURN = 262144
     # LIMIT: nesting of a JSON batch element, one bit a level on the stack of the splitter.
     JSON_DEPTH_MAX = 512
     # LIMIT: a NATS control line from the broker; INFO is the longest and grows with the cluster.

@@ -134,6 +134,7 @@ cdef class BrokerLink:
         cdef Frame frame
         cdef Slot* slot
         cdef Span span
+        cdef bytes other
         cdef const char* body = PyBytes_AS_STRING(request.body_bytes)
         cdef bytes hpub = station.hpub
         cdef bytes pub = station.pub
@@ -161,6 +162,10 @@ cdef class BrokerLink:
                 # A message that validation refused has its answer already.
                 request.messages_sent += 1
                 continue
+            if request.replaced is not None and request.messages_sent in request.replaced:
+                other = request.replaced[request.messages_sent]
+                frame.payload_borrowed = PyBytes_AS_STRING(other)
+                frame.payload_size = PyBytes_GET_SIZE(other)
             slot = self.slots.take(request, request.messages_sent, deadline_ms)
             request.messages_sent += 1
             put_frame(&self.out, &frame, self.reply_prefix, slot.number)

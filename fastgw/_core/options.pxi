@@ -42,10 +42,14 @@ cdef int read_produce_options(Request request) except -1:
         elif name == b"results":
             request.wants_results = value == b"true" and request.action == ACTION_BATCH
         elif name == b"wait" and value == b"false":
-            raise ClientFault("bad-request", "wait=false is not allowed on this station")
+            if not request.station.allow_no_wait:
+                raise ClientFault("bad-request", "wait=false is not allowed on this station")
+            request.wants_no_wait = True
         elif name == b"atomic" and value == b"true":
             raise ClientFault("bad-request", "atomic=true is not allowed on this station")
     if request.suffix is not None:
+        if not request.station.allow_suffix:
+            raise ClientFault("bad-subject", "this station takes no subject of the client's")
         request.subject = check_subject(request.station.subject + b"." + request.suffix)
     return 0
 

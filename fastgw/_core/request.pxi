@@ -37,7 +37,9 @@ cdef class Request:
     cdef Buffer spans
     cdef Py_ssize_t messages_count, messages_sent, messages_settled, messages_stored
     cdef list errors, results
-    cdef bint has_broker_fault, wants_results
+    cdef Py_ssize_t messages_judged, verdicts_awaited
+    cdef dict replaced               # messages that are stored in another form, by index
+    cdef bint has_broker_fault, wants_results, wants_no_wait
     cdef uint64_t waiting_until_ms
     # The answer.
     cdef uint64_t sequence
@@ -88,6 +90,8 @@ cdef class Request:
 
     cdef int settle_stored(self, Py_ssize_t index, uint64_t sequence, bint duplicate) except -1:
         """Message `index` is stored."""
+        if self.wants_no_wait:
+            return 0
         self.messages_settled += 1
         self.messages_stored += 1
         if sequence > self.sequence:
@@ -101,6 +105,8 @@ cdef class Request:
 
     cdef int settle_fault(self, Py_ssize_t index, str word, str text) except -1:
         """Message `index` is not stored, or nobody knows."""
+        if self.wants_no_wait and index < self.messages_sent:
+            return 0
         self.messages_settled += 1
         if self.action == ACTION_SINGLE:
             return self.finish(word, text)
@@ -122,6 +128,15 @@ cdef class Request:
             self.messages_sent += 1
             if self.span(index).size >= 0:
                 self.settle_fault(index, word, text)
+        return 0
+
+    cdef int finish_unwaited(self) except -1:
+        """Every message was written to the broker connection, and the client waits for no more."""
+        self.messages_stored = self.messages_count - self.messages_settled
+        self.messages_settled = self.messages_count
+        if self.errors is not None:
+            return self.finish_batch_when_settled()
+        self.respond(202, STORED_BODY)
         return 0
 
     cdef int finish_batch_when_settled(self) except -1:

@@ -24,7 +24,11 @@ cdef class Station:
         headers: "all", "none", or a tuple of globs of header names that become message headers.
         header_allow: names of the `Nats-*` headers that a client may set, beside `Nats-Msg-Id`.
         record: what Python keeps beside it (the station's record).
-        validator: takes the bytes of a message, returns None or why it is refused; None for no schema.
+        check: judges one message, as `fastgw.schema.base.Validator.check` does; None for no schema.
+        message_bytes_max: the largest message of this station, 0 for the broker's bound.
+        allow_suffix: whether clients may append tokens to the subject.
+        allow_no_wait: whether `wait=false` is answered.
+        keeps_refused: whether refused messages are handed to `refused` of the ingress.
     """
 
     cdef readonly str name
@@ -37,7 +41,9 @@ cdef class Station:
     cdef bint forwards_all, forwards_none
     cdef tuple header_globs
     cdef frozenset header_allow
-    cdef object validator
+    cdef object check
+    cdef Py_ssize_t message_bytes_max
+    cdef bint allow_suffix, allow_no_wait, keeps_refused
 
     def __init__(
         self,
@@ -47,12 +53,21 @@ cdef class Station:
         object headers="all",
         object header_allow=(),
         object record=None,
-        object validator=None,
+        object check=None,
+        *,
+        Py_ssize_t message_bytes_max=0,
+        bint allow_suffix=True,
+        bint allow_no_wait=False,
+        bint keeps_refused=False,
     ):
         self.name = name
         self.stream = stream
         self.record = record
-        self.validator = validator
+        self.check = check
+        self.message_bytes_max = message_bytes_max
+        self.allow_suffix = allow_suffix
+        self.allow_no_wait = allow_no_wait
+        self.keeps_refused = keeps_refused
         self.subject = check_subject(subject.encode())
         self.hpub = b"HPUB " + self.subject + b" "
         self.pub = b"PUB " + self.subject + b" "

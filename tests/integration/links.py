@@ -110,6 +110,7 @@ class Recorder:
             identify=lambda _: None,
             dispatch=lambda _: None,
             consume=lambda _: None,
+            refused=lambda request, block, message, reason: None,
             report=lambda *_: None,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from fastgw import _core
@@ -50,8 +51,8 @@ class FakeLoop:
     def __init__(self) -> None:
         self.ready: list[Callable[[], object]] = []
 
-    def call_soon(self, callback: Callable[[], object]) -> None:
-        self.ready.append(callback)
+    def call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
+        self.ready.append(partial(callback, *arguments))
 
 
 class FakeTransport:
@@ -119,6 +120,7 @@ class Dialogue:
         self.dispatched: list[_core.Request] = []
         self.consumed: list[_core.Request] = []
         self.defects: list[str] = []
+        self.refused: list[tuple[bytes, bytes, str]] = []
         self.principal = _core.Principal("ann", 1, _core.PRODUCE | _core.CONSUME)
         self.ingress = _core.Ingress(
             self.loop,  # type: ignore[arg-type]
@@ -128,6 +130,7 @@ class Dialogue:
             identify=self._identify,
             dispatch=self.dispatched.append,
             consume=self.consumed.append,
+            refused=lambda asked, block, message, why: self.refused.append((block, message, why)),
             report=lambda text, error: self.defects.append(f"{text}: {error!r}"),
         )
         self.ingress.put_station(_core.Station("orders", "orders", "orders"))

@@ -178,7 +178,7 @@ def test_handler_may_not_forge_a_response_header() -> None:
 def test_handler_that_fails_answers_500_and_is_reported() -> None:
     dialogue = Dialogue()
     dialogue.ingress.put_station(
-        _core.Station("orders", "orders", "orders", validator=lambda message: str(1 // 0))
+        _core.Station("orders", "orders", "orders", check=lambda message, kind: str(1 // 0))
     )
     client = dialogue.client()
     client.send(request())
@@ -244,6 +244,7 @@ def cors_dialogue(*origins: str) -> Client:
         identify=lambda request: None,
         dispatch=lambda request: request.respond(200, b"{}"),
         consume=lambda request: None,
+        refused=lambda request, block, message, reason: None,
         report=lambda text, error: None,
     )
     return dialogue.client()

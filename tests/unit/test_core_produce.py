@@ -62,6 +62,7 @@ def test_token_cache_full_drops_the_oldest() -> None:
         identify=lambda request: dialogue.principal,
         dispatch=lambda request: None,
         consume=lambda request: None,
+        refused=lambda request, block, message, reason: None,
         report=lambda text, error: None,
     )
     ingress.put_station(_core.Station("orders", "orders", "orders"))
@@ -504,6 +505,7 @@ def test_identity_found_off_the_loop_goes_on() -> None:
             identify=identify,
             dispatch=lambda request: None,
             consume=lambda request: None,
+            refused=lambda request, block, message, reason: None,
             report=lambda text, error: None,
         )
         ingress.put_station(_core.Station("orders", "orders", "orders"))
@@ -608,7 +610,7 @@ def test_batch_partly_refused_by_schema_answers_400_in_order() -> None:
         "orders",
         "orders",
         "orders",
-        validator=lambda message: None if message.isdigit() else f"got {message.decode()}",
+        check=lambda message, kind: None if message.isdigit() else f"got {message.decode()}",
     )
     dialogue.ingress.put_station(station)
     client = dialogue.client()
@@ -639,7 +641,7 @@ def test_batch_partly_refused_by_schema_answers_400_in_order() -> None:
 def test_batch_all_refused_publishes_nothing() -> None:
     dialogue = Dialogue()
     dialogue.ingress.put_station(
-        _core.Station("orders", "orders", "orders", validator=lambda message: "no")
+        _core.Station("orders", "orders", "orders", check=lambda message, kind: "no")
     )
     client = dialogue.client()
     client.send(request(b"[1,2]", head=BATCH) + request(b"1"))

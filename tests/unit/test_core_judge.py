@@ -1,0 +1,216 @@
+"""Step 4 in the core: verdicts of every kind, found at once, later, or over several turns."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from fastgw import _core
+from fastgw.errors import ClientFault
+from fastgw.schema.base import Verdict
+from tests.unit.dialogue import BATCH, HEAD, Dialogue, request
+
+Check = Callable[[bytes, bytes | None], Verdict | Awaitable[Verdict]]
+SCHEMA = "Schema validation has failed: "
+NO_WAIT = HEAD.replace(b"single", b"single?wait=false")
+
+
+def dialogue_with(check: Check | None = None, **options: object) -> Dialogue:
+    dialogue = Dialogue()
+    dialogue.ingress.put_station(
+        _core.Station("orders", "orders", "orders", check=check, **options)  # type: ignore[arg-type]
+    )
+    return dialogue
+
+
+def test_verdict_none_publishes_the_message_itself() -> None:
+    seen = []
+
+    def check(message: bytes, kind: bytes | None) -> Verdict:
+        seen.append((message, kind))
+        return None
+
+    dialogue = dialogue_with(check)
+    dialogue.client().send(request(b"x", extra=b"Content-Type: a/b; c=d\r\n"))
+    assert [frame.payload for frame in dialogue.frames()] == [b"x"]
+    assert seen == [(b"x", b"a/b; c=d")]
+
+
+def test_verdict_text_refuses_and_keeps_the_message() -> None:
+    dialogue = dialogue_with(lambda message, kind: "/a: expected string", keeps_refused=True)
+    client = dialogue.client()
+    client.send(request(b"bad", extra=b"X-A: 1\r\n"))
+    (answer,) = client.answers()
+    assert answer.status == 400
+    assert answer.headers["Error-Code"] == "schema-refused"
+    assert json.loads(answer.body) == {"error": SCHEMA + "/a: expected string", "success": False}
+    ((block, message, why),) = dialogue.refused
+    assert (message, why) == (b"bad", "/a: expected string")
+    assert b"X-A: 1\r\n" in block
+    assert b"good" not in block, "no credential leaves the gateway"
+    assert dialogue.frames() == []
+
+
+def test_verdict_bytes_are_stored_instead() -> None:
+    dialogue = dialogue_with(lambda message, kind: message.upper())
+    client = dialogue.client()
+    client.send(request(b"abc") + request(b'["x","yy"]', head=BATCH))
+    assert [frame.payload for frame in dialogue.frames()] == [b"ABC", b'"X"', b'"YY"']
+
+
+def test_verdict_fault_has_its_own_status() -> None:
+    def check(message: bytes, kind: bytes | None) -> Verdict:
+        raise ClientFault("media-type-unsupported", "avro on a JSON station")
+
+    dialogue = dialogue_with(check)
+    client = dialogue.client()
+    client.send(request(b"x"))
+    assert [answer.status for answer in client.answers()] == [415]
+
+
+def test_verdict_that_comes_later_is_awaited() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        verdicts: list[asyncio.Future[Verdict]] = []
+
+        def check(message: bytes, kind: bytes | None) -> Awaitable[Verdict]:
+            verdicts.append(loop.create_future())
+            return verdicts[-1]
+
+        dialogue = dialogue_with(check)
+        client = dialogue.client()
+        client.send(request(b"[1,2,3,4]", head=BATCH, extra=b"X-A: 1\r\n"))
+        assert dialogue.frames() == []
+        verdicts[3].set_result(b"four")
+        verdicts[0].set_result(None)
+        verdicts[1].set_result("no two")
+        await asyncio.sleep(0.01)
+        assert dialogue.frames() == []
+        verdicts[2].set_exception(ValueError("a defect"))
+        await asyncio.sleep(0.01)
+        frames = dialogue.frames()
+        assert [frame.payload for frame in frames] == [b"1", b"four"]
+        assert all((b"X-A", b"1") in frame.headers for frame in frames)
+        for number, frame in enumerate(frames):
+            dialogue.store(frame, number + 1)
+        (answer,) = client.answers()
+        assert json.loads(answer.body)["errors"] == [SCHEMA + "no two", "internal error"]
+        assert len(dialogue.defects) == 1
+
+    asyncio.run(run())
+
+
+def test_verdict_that_comes_after_the_client_left_is_dropped() -> None:
+    async def run() -> None:
+        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        dialogue = dialogue_with(lambda message, kind: verdict)
+        client = dialogue.client()
+        client.send(request(b"x"))
+        client.protocol.connection_lost(None)
+        verdict.set_result(None)
+        await asyncio.sleep(0.01)
+        assert dialogue.frames() == []
+
+    asyncio.run(run())
+
+
+def test_verdict_that_comes_after_the_broker_went_is_503() -> None:
+    async def run() -> None:
+        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        dialogue = dialogue_with(lambda message, kind: verdict)
+        client = dialogue.client()
+        client.send(request(b"x"))
+        dialogue.link.connection_lost(None)
+        verdict.set_result(None)
+        await asyncio.sleep(0.01)
+        (answer,) = client.answers()
+        assert (answer.status, answer.headers["Error-Code"]) == (503, "broker-away")
+
+    asyncio.run(run())
+
+
+def test_large_batch_is_judged_over_several_turns() -> None:
+    dialogue = dialogue_with(lambda message, kind: None if b"7" not in message else "seven")
+    big = b'"' + b"x" * 100_000 + b'"'
+    client = dialogue.client()
+    client.send(request(b"[" + b",".join([big] * 7) + b",7]", head=BATCH))
+    turns = 0
+    while dialogue.loop.ready and turns < 10:
+        ready, dialogue.loop.ready = dialogue.loop.ready, []
+        for callback in ready:
+            callback()
+        turns += 1
+    assert turns > 2
+    frames = dialogue.frames()
+    assert len(frames) == 7
+    for number, frame in enumerate(frames):
+        dialogue.store(frame, number + 1)
+    (answer,) = client.answers()
+    assert json.loads(answer.body)["sent"] == 7
+
+
+def test_station_bound_of_a_message_is_413() -> None:
+    dialogue = dialogue_with(message_bytes_max=3)
+    client = dialogue.client()
+    client.send(request(b"four") + request(b'[1,"four"]', head=BATCH))
+    (frame,) = dialogue.frames()
+    dialogue.store(frame, 1)
+    single, batch = client.answers()
+    assert (single.status, batch.status) == (413, 400)
+
+
+def test_suffix_not_allowed_is_400() -> None:
+    dialogue = dialogue_with(allow_suffix=False)
+    client = dialogue.client()
+    client.send(request(head=HEAD.replace(b"single", b"single?subject=a")))
+    assert [answer.status for answer in client.answers()] == [400]
+
+
+def test_no_wait_answers_202_when_written() -> None:
+    dialogue = dialogue_with(allow_no_wait=True)
+    client = dialogue.client()
+    client.send(request(head=NO_WAIT))
+    assert len(dialogue.broker.written) == 0
+    (answer,) = client.answers()
+    assert answer.status == 202
+    (frame,) = dialogue.frames()
+    dialogue.ack(frame, b'{"error":{"code":503,"err_code":10077,"description":"full"}}')
+    assert client.answers() == []
+    assert dialogue.link.in_flight == 0
+
+
+def test_no_wait_of_a_full_ring_answers_when_all_is_written() -> None:
+    dialogue = Dialogue(publishes_in_flight_max=16)
+    dialogue.ingress.put_station(_core.Station("orders", "orders", "orders", allow_no_wait=True))
+    client = dialogue.client()
+    numbers = b",".join(b"%d" % number for number in range(20))
+    client.send(request(b"[" + numbers + b"]", head=BATCH.replace(b"batch", b"batch?wait=false")))
+    frames = dialogue.frames()
+    assert len(frames) == 16
+    assert client.answers() == []
+    for frame in frames:
+        dialogue.store(frame, 1)
+    assert [answer.status for answer in client.answers()] == [202]
+
+
+@pytest.mark.parametrize("word", [b"true", b"no"])
+def test_wait_is_the_default(word: bytes) -> None:
+    dialogue = dialogue_with(allow_no_wait=True)
+    client = dialogue.client()
+    client.send(request(head=HEAD.replace(b"single", b"single?wait=" + word)))
+    assert len(dialogue.frames()) == 1
+    assert client.answers() == []
+
+
+def test_no_wait_with_a_refused_element_is_400() -> None:
+    dialogue = dialogue_with(
+        lambda message, kind: "two" if message == b"2" else None, allow_no_wait=True
+    )
+    client = dialogue.client()
+    client.send(request(b"[1,2,3]", head=BATCH.replace(b"batch", b"batch?wait=false")))
+    (answer,) = client.answers()
+    body = json.loads(answer.body)
+    assert (answer.status, body["sent"], body["fail"]) == (400, 2, 1)
