@@ -4,7 +4,7 @@
       1 http_request   httptools callbacks -> Request            _core/http_request.pxi, http_rules.pxi
       2 route          method + path -> Station                  _core/route.pxi
       3 authorize      credential bytes -> Principal             _core/authorize.pxi
-      4 validate       body -> the messages in it, checked       _core/validate.pxi
+      4 validate       body -> the messages in it, checked       _core/validate.pxi, judge.pxi
       5 encode         one message -> its frame                  _core/encode.pxi, http_fields.pxi
       6 publish        slots in flight, one write per turn       _core/publish.pxi, link.pxi
       7 nats_ops       broker bytes -> ops                       _core/nats_ops.pxi
@@ -89,7 +89,9 @@ include "_core/nats_ops.pxi"
 include "_core/ack.pxi"
 include "_core/request.pxi"
 include "_core/http_fields.pxi"
+include "_core/avro.pxi"
 include "_core/options.pxi"
+include "_core/judge.pxi"
 include "_core/consume.pxi"
 include "_core/link.pxi"
 include "_core/http_rules.pxi"
@@ -446,7 +448,7 @@ cdef class Ingress:
             return 0
         if request.fields is not None:
             return self.judge_kept(request)
-        self.judge(request, fields)
+        judge(self, request, fields)
         return self.send_judged(request, fields)
 
     cdef int judge_kept(self, Request request) except -1:
@@ -454,7 +456,7 @@ cdef class Ingress:
         cdef Buffer fields
         fields.data = PyBytes_AS_STRING(request.fields)
         fields.size = fields.capacity = <size_t>PyBytes_GET_SIZE(request.fields)
-        self.judge(request, &fields)
+        judge(self, request, &fields)
         return self.send_judged(request, &fields)
 
     cdef int send_judged(self, Request request, Buffer* fields) except -1:
@@ -503,83 +505,6 @@ cdef class Ingress:
             request.respond(200, STORED_BODY)
         return 0
 
-    cdef int judge(self, Request request, Buffer* fields) except -1:
-        """Step 4: judge the messages that have no verdict yet, as many as one turn may take."""
-        cdef Station station = request.station
-        cdef bytes body = request.body_bytes
-        cdef Py_ssize_t overhead = <Py_ssize_t>fields.size + 64
-        cdef Py_ssize_t size_max = self.link.payload_bytes_max if self.link is not None else 0
-        cdef Py_ssize_t judged_bytes = 0
-        cdef Py_ssize_t index
-        cdef Span span
-        if request.message_id is not None:
-            overhead += PyBytes_GET_SIZE(request.message_id)
-        while request.messages_judged < request.messages_count:
-            if judged_bytes > JUDGED_BYTES_A_TURN:
-                # WHY: a large batch must not keep the other connections waiting.
-                if request.fields is None:
-                    request.fields = copy_of(fields)
-                self.call_soon(self.next_verdicts, request)
-                return 0
-            index = request.messages_judged
-            request.messages_judged += 1
-            span = request.span(index)
-            # WHY: a payload above the broker's bound closes the connection that all requests share.
-            if span.size + overhead > size_max:
-                self.refuse_message(
-                    request, index, "message-too-large",
-                    f"message of {span.size} bytes with its headers exceeds the broker's {size_max}",
-                )
-            elif station.message_bytes_max and span.size > station.message_bytes_max:
-                self.refuse_message(
-                    request, index, "message-too-large",
-                    f"message of {span.size} bytes exceeds the station's {station.message_bytes_max}",
-                )
-            elif station.check is not None:
-                judged_bytes += span.size
-                if request.action == ACTION_SINGLE:
-                    self.judge_message(request, fields, index, body)
-                else:
-                    self.judge_message(
-                        request, fields, index, body[span.start:span.start + span.size])
-        return 0
-
-    cdef int judge_message(self, Request request, Buffer* fields, Py_ssize_t index, bytes message) except -1:
-        try:
-            verdict = request.station.check(message, request.content_type)
-        except Fault as fault:
-            return self.refuse_message(request, index, fault.kind.word, fault.text)
-        if verdict is None or type(verdict) is str or type(verdict) is bytes:
-            return self.take_verdict(request, fields, index, message, verdict)
-        request.verdicts_awaited += 1
-        if request.fields is None:
-            request.fields = copy_of(fields)
-        task = ensure_future(verdict)
-        task.add_done_callback(lambda done: self.on_awaited_verdict(request, index, message, done))
-        return 0
-
-    cdef int take_verdict(
-        self, Request request, Buffer* fields, Py_ssize_t index, bytes message, object verdict
-    ) except -1:
-        if verdict is None:
-            return 0
-        if type(verdict) is bytes:
-            if PyBytes_GET_SIZE(verdict) > PyBytes_GET_SIZE(message) + 65536:
-                raise InternalError("a message grew by more than 64 KiB when it was transcoded")
-            if request.replaced is None:
-                request.replaced = {}
-            request.replaced[index] = verdict
-            return 0
-        if request.station.keeps_refused:
-            self.refused(request, copy_of(fields), message, verdict)
-        return self.refuse_message(
-            request, index, "schema-refused", f"Schema validation has failed: {verdict}")
-
-    cdef int refuse_message(self, Request request, Py_ssize_t index, str word, str text) except -1:
-        if request.action == ACTION_BATCH:
-            (<Span*>request.spans.data)[index].size = -1
-        return request.settle_fault(index, word, text)
-
     def next_verdicts(self, Request request) -> None:
         """Judge on, in a turn of its own, where a large batch has left off."""
         if request.state == REQUEST_SERVING:
@@ -598,12 +523,12 @@ cdef class Ingress:
         fields.data = PyBytes_AS_STRING(request.fields)
         fields.size = fields.capacity = <size_t>PyBytes_GET_SIZE(request.fields)
         try:
-            self.take_verdict(request, &fields, index, message, done.result())
+            take_verdict(self, request, &fields, index, message, done.result())
         except Fault as fault:
-            self.refuse_message(request, index, fault.kind.word, fault.text)
+            refuse_message(request, index, fault.kind.word, fault.text)
         except Exception as error:
             self.report_defect("a validator failed", error)
-            self.refuse_message(request, index, "internal", "internal error")
+            refuse_message(request, index, "internal", "internal error")
         self.send_judged(request, &fields)
 
     # --- waiting for free slots -------------------------------------------------------------
