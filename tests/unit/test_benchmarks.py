@@ -540,7 +540,12 @@ def test_interrupted_run_stores_nothing_and_ends_with_1(
         return Record()
 
     monkeypatch.setattr(command, "run_harness", interrupt)
-    assert command.run_command(["--subjects", "floor", "--out", str(tmp_path)]) == 1
+    # WHY: a test run in the background of a shell inherits an ignored SIGINT.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert command.run_command(["--subjects", "floor", "--out", str(tmp_path)]) == 1
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert list(tmp_path.iterdir()) == []
 
 
