@@ -21,7 +21,7 @@ from typing import Final
 from benchmarks.broker import Broker
 from benchmarks.floor import build_floor
 from benchmarks.processes import Child, Failed, find_free_port, run_bounded
-from benchmarks.workloads import Request, Workload
+from benchmarks.workloads import SCHEMA, Request, Workload
 
 READY_TIMEOUT_S: Final = 20.0
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -29,6 +29,7 @@ COMMAND_TIMEOUT_S: Final = 20.0
 POLL_S: Final = 0.05
 TOKEN_LIFE_S: Final = 24 * 3600
 PLAIN_STATION: Final = "plain"
+TYPED_STATION: Final = "typed"
 FLOOR: Final = "floor"
 GATEWAY: Final = "fastgw"
 
@@ -180,6 +181,8 @@ def _start_gateway(bench: Bench, workload: Workload) -> Running:
     gateway = [sys.executable, "-m", "fastgw"]
     if workload.station == PLAIN_STATION:
         _add_plain_station(gateway, bench)
+    if workload.has_schema:
+        _add_typed_station(gateway, bench)
     argv = [*gateway, "serve", "--listen", f"127.0.0.1:{port}", "--nats", bench.broker.url]
     argv += ["--data", str(bench.folder / "fastgw-data")]
     child = Child(argv, bench.core, bench.folder / "fastgw.log", env)
@@ -193,13 +196,23 @@ def _start_gateway(bench: Bench, workload: Workload) -> Running:
 
 
 def _add_plain_station(gateway: list[str], bench: Bench) -> None:
-    argv = [*gateway, "station", "add", PLAIN_STATION, "--headers", "none"]
+    _add([*gateway, "station", "add", PLAIN_STATION, "--headers", "none"], bench)
+
+
+def _add_typed_station(gateway: list[str], bench: Bench) -> None:
+    path = bench.folder / "schema.json"
+    path.write_text(json.dumps(SCHEMA))
+    _add([*gateway, "schema", "add", "event", str(path), "--type", "json"], bench)
+    _add([*gateway, "station", "add", TYPED_STATION, "--schema", "event"], bench)
+
+
+def _add(argv: list[str], bench: Bench) -> None:
     try:
         run_bounded([*argv, "--nats", bench.broker.url], bench.core, COMMAND_TIMEOUT_S, {})
     except Failed as error:
         # An earlier workload of this run may have made it, on the same broker.
         if "exists already" not in str(error):
-            raise Failed(f"`fastgw station add` failed: {error}") from error
+            raise Failed(f"`{' '.join(argv[2:5])}` failed: {error}") from error
 
 
 def _wait_until_ready(child: Child, port: int) -> None:

@@ -24,6 +24,20 @@ FORWARDED: Final = {
 WHY no traceparent: the gateway copies it always, and the plain workloads want no header at all.
 """
 
+SCHEMA: Final = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {
+        "id": {"type": "integer", "minimum": 1},
+        "type": {"type": "string", "maxLength": 64},
+        "customer": {"type": "string", "minLength": 1},
+        "total": {"type": "number", "minimum": 0},
+        "note": {"type": "string"},
+    },
+    "required": ["id", "type", "customer", "total"],
+}
+"""What messages of the schema workloads must satisfy; the floor does not look."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -43,6 +57,7 @@ class Workload:
         station: where the messages go: station, stream and subject have this name.
         messages: how many messages one request carries.
         forwards: whether request headers become message headers.
+        has_schema: whether the station's JSON Schema is `SCHEMA`.
         about: one line for the reader of the table.
     """
 
@@ -51,6 +66,7 @@ class Workload:
     messages: int
     forwards: bool
     about: str
+    has_schema: bool = False
 
     @property
     def path(self) -> str:
@@ -93,6 +109,22 @@ WORKLOADS: Final = {
         Workload(
             "batch-plain", "plain", BATCH_MESSAGES, False, "100 messages, no headers forwarded"
         ),
+        Workload(
+            "schema",
+            "typed",
+            1,
+            True,
+            "one message against a JSON Schema; JWT checked, headers forwarded",
+            has_schema=True,
+        ),
+        Workload(
+            "schema-batch",
+            "typed",
+            BATCH_MESSAGES,
+            True,
+            "100 messages against a JSON Schema; JWT checked, headers forwarded",
+            has_schema=True,
+        ),
     )
 }
-DEFAULT_WORKLOADS: Final = ("single", "single-plain", "batch")
+DEFAULT_WORKLOADS: Final = ("single", "single-plain", "batch", "schema", "schema-batch")

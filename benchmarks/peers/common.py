@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import jwt
 import msgspec
@@ -50,20 +50,36 @@ DROPPED_HEADERS: Final = frozenset(
 DROPPED_PREFIXES: Final = ("nats-", "proxy-")
 
 Answer = tuple[int, bytes]
+
+
+class Event(msgspec.Struct):
+    """`workloads.SCHEMA` as a type: the quickest check that a Python service can have."""
+
+    id: Annotated[int, msgspec.Meta(ge=1)]
+    type: Annotated[str, msgspec.Meta(max_length=64)]
+    customer: Annotated[str, msgspec.Meta(min_length=1)]
+    total: Annotated[int, msgspec.Meta(ge=0)] | Annotated[float, msgspec.Meta(ge=0)]
+    note: str = ""
+
+
+_EVENT: Final = msgspec.json.Decoder(Event)
 _RAW_ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a path means: the subject, whether the body is an array, whether headers go along."""
+    """What a path means: subject, whether the body is an array, headers go along, a type holds."""
 
     subject: str
     is_batch: bool
     forwards: bool
+    has_schema: bool
 
 
 ROUTES: Final = {
-    workload.path: Route(workload.station, workload.messages > 1, workload.forwards)
+    workload.path: Route(
+        workload.station, workload.messages > 1, workload.forwards, workload.has_schema
+    )
     for workload in WORKLOADS.values()
 }
 
@@ -131,9 +147,14 @@ class Service:
         """Store a body, or each element of it, and answer when all acks are in."""
         try:
             if not route.is_batch:
+                if route.has_schema:
+                    _EVENT.decode(body)
                 await self._store(route.subject, body, headers)
             else:
                 elements = _RAW_ARRAY.decode(body)
+                if route.has_schema:
+                    for element in elements:
+                        _EVENT.decode(element)
                 await self._store_all(route.subject, elements, headers)
         except msgspec.DecodeError:
             return 400, REFUSED_BODY

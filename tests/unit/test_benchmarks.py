@@ -265,7 +265,7 @@ def test_stored_results_read_back_as_they_were(tmp_path: Path) -> None:
 
 def test_options_have_defaults_for_the_whole_table() -> None:
     options, out = command.parse_options([])
-    assert options.workloads == ["single", "single-plain", "batch"]
+    assert options.workloads == ["single", "single-plain", "batch", "schema", "schema-batch"]
     assert options.subjects == list(SUBJECTS)
     assert options.connections == 64
     assert out == ROOT / "benchmarks" / "results"
