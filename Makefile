@@ -17,7 +17,7 @@ extras, wanted, lines = project["optional-dependencies"], sys.argv[1:], project[
 for extra in wanted:
     for line in extras[extra]:
         if line.startswith("fastgw["):
-            wanted.append(line[7:-1])
+            wanted.extend(line[7:-1].split(","))
         else:
             lines.append(line)
 print("\n".join(lines))
@@ -27,11 +27,12 @@ export DEPENDENCIES
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help serve test lint format types coverage bench micro demo asan build clean
+.PHONY: help serve test suites lint format types coverage bench micro demo asan build clean
 
 help:
 	@echo "make serve      start the gateway with its embedded broker     ARGS='--listen HOST:PORT'"
 	@echo "make test       run the tests                                  ARGS='-k word'"
+	@echo "make suites     the official JSON Schema suite                 ARGS='--suite CHECKOUT'"
 	@echo "make lint       ruff: rules and format (make format rewrites)"
 	@echo "make types      mypy --strict, and the compiled core against its typed face"
 	@echo "make coverage   the tests with line coverage, the core's parts included"
@@ -74,7 +75,7 @@ $(VENV)/stamp-build: $(CORE) pyproject.toml fastgw/__init__.py | $(VENV)/stamp-e
 
 # --- run -----------------------------------------------------------------------------------------
 
-serve: $(VENV)/stamp-build
+serve: $(VENV)/stamp-extra-schemas $(VENV)/stamp-build
 	@exec $(BIN)/fastgw serve $(ARGS)
 
 demo: $(VENV)/stamp-extra-test $(VENV)/stamp-build
@@ -90,6 +91,9 @@ micro: $(VENV)/stamp-extra-bench $(VENV)/stamp-build
 
 test: $(VENV)/stamp-extra-test $(VENV)/stamp-build
 	@$(BIN)/python -m pytest $(ARGS)
+
+suites: $(VENV)/stamp-extra-test $(VENV)/stamp-extra-suites $(VENV)/stamp-build
+	@$(BIN)/python -m tests.suites.json_schema $(ARGS)
 
 lint: $(VENV)/stamp-extra-dev
 	@$(BIN)/ruff check .
