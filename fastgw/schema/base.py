@@ -8,7 +8,7 @@ module. A validator must never raise for any bytes, fetch anything, or take unbo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 Resolve = Callable[[str], str | None]
 """Finds the text of a registered schema of the same type by its name or URI; never fetches."""
@@ -25,7 +25,7 @@ class SchemaError(Exception):
 
     Args:
         reason: what is wrong, in one line.
-        place: where in the schema, as its type writes places (a JSON pointer, `line 3`); "" for none.
+        place: where in the schema, as its type writes places (a JSON pointer, `line 3`).
     """
 
     def __init__(self, reason: str, place: str = "") -> None:
@@ -50,3 +50,11 @@ class Validator(Protocol):
         Raises:
             ClientFault: "media-type-unsupported", when the Content-Type contradicts the type.
         """
+
+
+@runtime_checkable
+class LongValidator(Validator, Protocol):
+    """A validator some of whose messages take so long that they are judged in a thread."""
+
+    def is_long(self, message: bytes, content_type: bytes | None) -> bool:
+        """Whether judging this message would keep an event loop waiting for milliseconds."""
