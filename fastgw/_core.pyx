@@ -335,9 +335,10 @@ cdef class Ingress:
             request.answer = self.preflight_head
             return 0
         if request.action == ACTION_OTHER:
-            if request.method_name != b"POST" or not request.path_bytes.startswith(STATIONS_PATH):
+            if (request.method_name not in (b"POST", b"PUT")
+                    or not request.path_bytes.startswith(GUARDED_PATHS)):
                 return 0
-            # WHY: without a credential nobody may have us keep a body, whatever the station is.
+            # WHY: without a credential nobody may have us keep a body, whatever the path is.
         elif request.method_name != b"POST":
             request.refuse("method-not-allowed", f"{request.method} is not served here; POST is")
             request.answer += b"Allow: POST, OPTIONS\r\n"
@@ -438,10 +439,10 @@ cdef class Ingress:
             return 0
         if request.suffix is not None or request.query_bytes:
             read_produce_options(request)
-        if request.message_id is not None and PyBytes_GET_SIZE(request.message_id) > MESSAGE_ID_BYTES_MAX:
+        if request.message_id_bytes is not None and PyBytes_GET_SIZE(request.message_id_bytes) > MESSAGE_ID_BYTES_MAX:
             raise ClientFault(
                 "bad-header",
-                f"message id of {len(request.message_id)} bytes exceeds {<int>MESSAGE_ID_BYTES_MAX}",
+                f"message id of {len(request.message_id_bytes)} bytes exceeds {<int>MESSAGE_ID_BYTES_MAX}",
             )
         self.find_messages(request)
         if request.state != REQUEST_SERVING:
@@ -570,6 +571,32 @@ cdef class Ingress:
                 f"the broker had no room for {self.waiting_ms_max} ms; nothing was sent",
             )
         return 0
+
+    def publish(self, Station station, bytes fields, bytes payload, on_done) -> None:
+        """Store a message of the gateway's own: a dead letter.
+
+        Args:
+            station: where to.
+            fields: its header lines, each ended by CRLF; see `build_fields`.
+            payload: the message.
+            on_done: called once with whether it is stored.
+        """
+        cdef Request request = Request.__new__(Request)
+        cdef Buffer block
+        block.data = PyBytes_AS_STRING(fields)
+        block.size = block.capacity = <size_t>PyBytes_GET_SIZE(fields)
+        request.station = station
+        request.action = ACTION_SINGLE
+        request.state = REQUEST_SERVING
+        request.body_bytes = payload
+        request.fields = fields
+        request.messages_count = request.messages_judged = 1
+        request.on_done = on_done
+        if (self.link is None
+                or PyBytes_GET_SIZE(payload) + overhead_of(request, &block) > self.link.payload_bytes_max):
+            on_done(False)
+            return
+        self.send_judged(request, &block)
 
     # --- consuming --------------------------------------------------------------------------
 

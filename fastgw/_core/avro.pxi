@@ -35,7 +35,9 @@ cdef struct AvroNode:
     AvroOp op
     int first  # of its children
     int count  # children, or symbols of an enum
-    int64_t low, high  # range of an int or long; `low` is also the size of a fixed
+    # The range of an int, long or enum index. `low` is also the size of a fixed, and `high` says
+    # whether the items of an array take no bytes, as null and empty records do.
+    int64_t low, high
     const unsigned char* bound_borrowed  # largest decimal, big-endian; DANGER: AvroWalker.bounds owns it
     Py_ssize_t bound_size
 
@@ -97,6 +99,10 @@ cdef inline AvroFault read_varint(
     cdef uint64_t bits = 0
     cdef int shift = 0
     cdef unsigned char c
+    if p != end and p[0] < 0x80:  # WHY: most are lengths, counts and branches of one byte.
+        at[0] = p + 1
+        value[0] = <int64_t>(p[0] >> 1) ^ -<int64_t>(p[0] & 1)
+        return AVRO_GOOD
     while True:
         if p == end:
             return AVRO_TRUNCATED
@@ -207,9 +213,9 @@ cdef AvroFault read_scalar(
             return AVRO_GOOD
         at[0] = start
         return AVRO_ENUM_INDEX if op == AVRO_ENUM else AVRO_RANGE
-    if op == AVRO_NULL:
+    elif op == AVRO_NULL:
         return AVRO_GOOD
-    if op == AVRO_BOOLEAN or op == AVRO_FLOAT or op == AVRO_DOUBLE:
+    elif op == AVRO_BOOLEAN or op == AVRO_FLOAT or op == AVRO_DOUBLE:
         size = 1 if op == AVRO_BOOLEAN else 4 if op == AVRO_FLOAT else 8
         if end - start < size:
             got[0] = size
@@ -219,7 +225,8 @@ cdef AvroFault read_scalar(
             return AVRO_BOOL
         at[0] = start + size
         return AVRO_GOOD
-    return read_sized(node, at, end, got)
+    else:
+        return read_sized(node, at, end, got)
 
 
 cdef AvroFault open_block(
@@ -251,19 +258,27 @@ cdef AvroFault open_block(
 
 
 cdef AvroFault next_item(
-    AvroFrame* frame, bint is_map, const unsigned char** at, const unsigned char* end, int64_t* got
+    AvroFrame* frame, AvroNode* node, const unsigned char** at, const unsigned char* end,
+    int64_t* got, int64_t* steps,
 ) noexcept nogil:
     """Move to the next item of an array or map; a frame with nothing left is at its end."""
     cdef const unsigned char* bad
     cdef const unsigned char* start
     cdef AvroFault fault
     cdef int64_t size
-    if frame.left == 0:
+    while frame.left == 0:
         fault = open_block(frame, at, end, got)
         if fault != AVRO_GOOD or frame.left == 0:
             return fault
+        if node.op == AVRO_ARRAY and node.high:
+            # WHY: there is nothing to read, but who reads the message later makes all these items.
+            if frame.left > steps[0]:
+                return AVRO_WORK
+            steps[0] -= frame.left
+            frame.child += frame.left
+            frame.left = 0
     frame.child += 1
-    if not is_map:
+    if node.op == AVRO_ARRAY:
         return AVRO_GOOD
     frame.key_borrowed = NULL
     start = at[0]
@@ -298,6 +313,7 @@ cdef AvroFault walk_avro(
     cdef AvroFault fault = AVRO_GOOD
     cdef AvroFrame* frame
     cdef AvroNode* node
+    cdef const unsigned char* start
     cdef int current = 0
     cdef int depth = 0
     cdef bint is_open
@@ -308,16 +324,18 @@ cdef AvroFault walk_avro(
             fault = AVRO_WORK
             break
         if node.op == AVRO_UNION:
+            start = p
             fault = read_varint(&p, end, 5, &got)
             if fault != AVRO_GOOD:
                 got = 1
                 break
             if not 0 <= got < node.count:
+                p = start
                 fault = AVRO_UNION_INDEX
                 break
             current = children[node.first + <int>got]
             continue
-        if node.op == AVRO_RECORD or node.op == AVRO_ARRAY or node.op == AVRO_MAP:
+        elif node.op == AVRO_RECORD or node.op == AVRO_ARRAY or node.op == AVRO_MAP:
             if depth == AVRO_DEPTH_MAX:
                 fault = AVRO_DEPTH
                 break
@@ -340,7 +358,7 @@ cdef AvroFault walk_avro(
             if node.op == AVRO_RECORD:
                 frame.child += 1
             else:
-                fault = next_item(frame, node.op == AVRO_MAP, &p, end, &got)
+                fault = next_item(frame, node, &p, end, &got, &steps)
                 if fault != AVRO_GOOD:
                     break
             if frame.left == 0:
@@ -367,8 +385,8 @@ cdef class AvroWalker:
 
     Args:
         nodes: the schema's program; node 0 is the root. Each is (op, children, low, high, bound):
-            an `AvroOp`; the nodes of its fields, branches or items; the range of an int, long or
-            enum index, or the size of a fixed; and the largest decimal as big-endian bytes.
+            an `AvroOp`; the nodes of its fields, branches or items; two numbers, see AvroNode; and
+            the largest decimal as big-endian bytes.
     """
 
     cdef AvroNode* nodes

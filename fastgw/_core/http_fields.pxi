@@ -153,7 +153,7 @@ cdef int note_message_id(Request request, bytes name, bytes value) except -1:
     cdef int strength = {11: 4, 15: 3, 6: 2, 10: 1}[len(name)]
     if value and strength > request.id_strength:
         request.id_strength = strength
-        request.message_id = value
+        request.message_id_bytes = value
     return 0
 
 
@@ -217,3 +217,23 @@ cdef bint is_host_valid(bytes host) noexcept:
     if text[at] != 58 or size - at > 6:
         return False
     return skip_digits(text + at + 1, text + size) == text + size
+
+
+def build_fields(headers) -> bytes:
+    """Header lines for `Ingress.publish`.
+
+    Args:
+        headers: names and values, in order; a name is a token, a value holds no CR, LF or NUL.
+
+    Raises:
+        ClientFault: "bad-header".
+    """
+    cdef Buffer fields = Buffer(NULL, 0, 0)
+    try:
+        for name, value in headers:
+            if not name or has_control_byte(name, len(name)) or b":" in name:
+                raise ClientFault("bad-header", f"'{clip(name)}' is no name of a header")
+            put_field(&fields, name, value)
+        return copy_of(&fields)
+    finally:
+        drop_buffer(&fields)

@@ -282,7 +282,7 @@ cdef class HttpConnection:
         """Step 2, as soon as the target is whole."""
         self.is_routed = True
         self.ingress.route(request)
-        if request.action == ACTION_OTHER and not request.path_bytes.startswith(STATIONS_PATH):
+        if request.action == ACTION_OTHER and not request.path_bytes.startswith(GUARDED_PATHS):
             self.body_max = HANDLER_BODY_BYTES_MAX
         elif request.path_bytes.endswith(b"/produce/batch"):
             self.body_max = self.ingress.batch_bytes_max

@@ -6,8 +6,8 @@
 cdef inline Py_ssize_t overhead_of(Request request, Buffer* fields) noexcept:
     """What the broker counts beside the payload: the header block, and a little room."""
     cdef Py_ssize_t size = <Py_ssize_t>fields.size + 64
-    if request.message_id is not None:
-        size += PyBytes_GET_SIZE(request.message_id)
+    if request.message_id_bytes is not None:
+        size += PyBytes_GET_SIZE(request.message_id_bytes)
     return size
 
 

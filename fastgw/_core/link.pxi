@@ -150,9 +150,9 @@ cdef class BrokerLink:
         frame.fields_size = <Py_ssize_t>fields.size
         frame.id_borrowed = NULL
         frame.id_size = 0
-        if request.message_id is not None:
-            frame.id_borrowed = PyBytes_AS_STRING(request.message_id)
-            frame.id_size = PyBytes_GET_SIZE(request.message_id)
+        if request.message_id_bytes is not None:
+            frame.id_borrowed = PyBytes_AS_STRING(request.message_id_bytes)
+            frame.id_size = PyBytes_GET_SIZE(request.message_id_bytes)
         while request.messages_sent < request.messages_count and self.has_room():
             span = request.span(request.messages_sent)
             frame.id_index = request.messages_sent if request.action == ACTION_BATCH else -1

@@ -16,7 +16,8 @@ cdef enum RequestState:
 cdef class Request:
     """One HTTP request, as a handler sees it; made only by the core."""
 
-    cdef HttpConnection conn
+    cdef HttpConnection conn         # None for a publish of the gateway's own
+    cdef object on_done              # told how such a publish ended
     cdef Request next                # the next request of the connection, in answer order
     cdef Request next_waiting        # the next request that waits for free slots
     cdef Station station
@@ -25,7 +26,7 @@ cdef class Request:
     cdef bint keeps_alive, is_old, is_head, is_complete, owes_continue, is_duplicate
     cdef bytes url, method_name, path_bytes, query_bytes
     cdef int id_strength             # of the name that has set the message id
-    cdef bytes credential, api_key, content_type, message_id, suffix, cors_line
+    cdef bytes credential, api_key, content_type, message_id_bytes, suffix, cors_line
     cdef list header_list            # every header as sent; None on a path of a station
     cdef list connection_names       # headers that `Connection` names as hop-by-hop, or None
     cdef bytes body_bytes
@@ -70,6 +71,10 @@ cdef class Request:
         """The answer is known: have it written when its turn comes."""
         if self.state == REQUEST_GONE:
             return 0
+        if self.conn is None:
+            self.state = REQUEST_GONE
+            self.on_done(self.messages_stored == 1)
+            return 0
         self.state = REQUEST_READY
         self.conn.mark_dirty()
         return 0
@@ -81,7 +86,8 @@ cdef class Request:
         self.answer_body = fault_body(kind, text)
         if kind.closes:
             self.keeps_alive = False
-        self.conn.ingress.faults_count += 1
+        if self.conn is not None:
+            self.conn.ingress.faults_count += 1
         return 0
 
     cdef int finish(self, str word, str text) except -1:
@@ -215,6 +221,16 @@ cdef class Request:
     def record(self):
         """The station's record that `Station` was made with; None on other paths."""
         return None if self.station is None else self.station.record
+
+    @property
+    def subject(self):
+        """Where the message goes, or None on a path of no station."""
+        return None if self.station is None else self.wire_subject().decode()
+
+    @property
+    def message_id(self):
+        """The id that the client gave the message, or None."""
+        return None if self.message_id_bytes is None else self.message_id_bytes.decode("latin-1")
 
     @property
     def client(self) -> str:

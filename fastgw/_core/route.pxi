@@ -4,6 +4,7 @@
 # leaves the core for a handler in Python. Also: the station's prebuilt bytes, and its header policy.
 
 cdef bytes STATIONS_PATH = b"/stations/"
+cdef tuple GUARDED_PATHS = (STATIONS_PATH, b"/schemas/")
 
 
 cdef enum Action:

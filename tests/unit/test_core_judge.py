@@ -214,3 +214,30 @@ def test_no_wait_with_a_refused_element_is_400() -> None:
     (answer,) = client.answers()
     body = json.loads(answer.body)
     assert (answer.status, body["sent"], body["fail"]) == (400, 2, 1)
+
+
+def test_publish_of_our_own_is_told_how_it_ended() -> None:
+    dialogue = Dialogue()
+    station = _core.Station("dead", "dead", "dead")
+    ended: list[bool] = []
+    fields = _core.build_fields([(b"Why", b"bad"), (b"Why", b"worse")])
+    dialogue.ingress.publish(station, fields, b"one", ended.append)
+    dialogue.ingress.publish(station, b"", b"two", ended.append)
+    one, two = dialogue.frames()
+    assert (one.subject, one.payload) == (b"dead", b"one")
+    assert one.headers == [(b"Why", b"bad"), (b"Why", b"worse")]
+    assert two.headers == []
+    dialogue.ack(one, b'{"stream":"dead","seq":1}')
+    dialogue.ack(two, b'{"error":{"code":503,"err_code":10077,"description":"full"}}')
+    assert ended == [True, False]
+    dialogue.ingress.publish(station, b"", b"x" * 1048576, ended.append)
+    dialogue.ingress.publish(station, b"", b"three", ended.append)
+    dialogue.link.connection_lost(None)
+    dialogue.ingress.publish(station, b"", b"four", ended.append)
+    assert ended == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("header", [(b"", b"x"), (b"a\r\nb", b"x"), (b"a:", b"x"), (b"a", b"\n")])
+def test_fields_that_could_forge_a_header_are_refused(header: tuple[bytes, bytes]) -> None:
+    with pytest.raises(ClientFault):
+        _core.build_fields([header])
