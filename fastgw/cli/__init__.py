@@ -1,4 +1,4 @@
-"""The command line: `fastgw serve`, `user`, `station` and `config`.
+"""The command line: `fastgw serve`, `user`, `station`, `schema`, `config`.
 
 What enters: arguments, the environment, a password from the prompt or standard input.
 What leaves: text or JSON on standard output, one line on standard error when something is wrong,
@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 import click
 
 from fastgw import __version__
-from fastgw.cli import config, serve, station, user
+from fastgw.cli import config, schema, serve, station, user
 from fastgw.cli._common import State, debug_option, describe_failure
 
 EXIT_OK: Final = 0
@@ -34,7 +34,7 @@ def cli() -> None:
     """
 
 
-for module in (serve, user, station, config):
+for module in (serve, user, station, schema, config):
     cli.add_command(module.command)
 
 

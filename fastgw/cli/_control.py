@@ -19,8 +19,10 @@ from fastgw.cli._common import Failed, is_debugging
 from fastgw.config import Config, Loaded, NatsConfig
 
 if TYPE_CHECKING:
+    from fastgw.control.schemas import Schemas
     from fastgw.control.stations import Stations
     from fastgw.control.users import Users
+    from fastgw.nats.client import ControlClient
 
 T = TypeVar("T")
 
@@ -30,16 +32,22 @@ COMMAND_S_MAX: Final = 60.0
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """What a command works with; both have read the broker's state."""
+    """What a command works with; all have read the broker's state."""
 
     users: Users
     stations: Stations
+    schemas: Schemas
+    client: ControlClient
 
 
 def run_with_control(
-    loaded: Loaded, work: Callable[[ControlPlane], Awaitable[T]], *, starts_empty: bool = False
+    loaded: Loaded,
+    work: Callable[[ControlPlane], Awaitable[T]],
+    *,
+    starts_empty: bool = False,
+    seconds_max: float | None = COMMAND_S_MAX,
 ) -> T:
-    """Do `work` with users and stations, and return what it returned.
+    """Do `work` with users, stations and schemas, and return what it returned.
 
     Args:
         loaded: the configuration; without a URL the embedded broker of its data folder is meant:
@@ -47,13 +55,14 @@ def run_with_control(
         work: called once, with everything open.
         starts_empty: whether a data folder that does not exist yet is made; without it that is
             taken for a mistake in --data.
+        seconds_max: how long the work may take; None for work that shows its progress.
 
     Raises:
         Failed: when there is no such folder, or the work takes too long.
     """
     _set_up_log()
     with _broker(loaded.config, starts_empty=starts_empty) as nats:
-        return asyncio.run(_work(nats, work))
+        return asyncio.run(_work(nats, work, seconds_max))
 
 
 def _set_up_log() -> None:
@@ -64,14 +73,17 @@ def _set_up_log() -> None:
         logging.getLogger(name).addHandler(logging.NullHandler())
 
 
-async def _work(nats: NatsConfig, work: Callable[[ControlPlane], Awaitable[T]]) -> T:
+async def _work(
+    nats: NatsConfig, work: Callable[[ControlPlane], Awaitable[T]], seconds_max: float | None
+) -> T:
+    from fastgw.control.schemas import Schemas
     from fastgw.control.stations import Stations
     from fastgw.control.store import Store
     from fastgw.control.users import Users
     from fastgw.nats.connection import open_control
 
     try:
-        async with asyncio.timeout(COMMAND_S_MAX):
+        async with asyncio.timeout(seconds_max):
             async with contextlib.AsyncExitStack() as stack:
                 client = await open_control(nats, name="fastgw-cli")
                 stack.push_async_callback(client.close)
@@ -79,12 +91,15 @@ async def _work(nats: NatsConfig, work: Callable[[ControlPlane], Awaitable[T]]) 
                 stack.push_async_callback(store.close)
                 users = Users(store)
                 stack.callback(users.close)
-                stations = Stations(store, client.jetstream(), nats)
+                schemas = Schemas(store)
+                stack.callback(schemas.close)
+                stations = Stations(store, client.jetstream(), nats, schemas)
                 await users.start()
+                await schemas.start()
                 await stations.start()
-                return await work(ControlPlane(users, stations))
+                return await work(ControlPlane(users, stations, schemas, client))
     except TimeoutError as error:
-        raise Failed(f"the broker did not answer within {COMMAND_S_MAX:g} s") from error
+        raise Failed(f"the broker did not answer within {seconds_max:g} s") from error
 
 
 @contextlib.contextmanager

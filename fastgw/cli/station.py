@@ -8,12 +8,12 @@ created or deleted streams; a table or JSON. Messages are deleted only after a q
 
 from __future__ import annotations
 
-import re
 import sys
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastgw.cli import dead_letters
 from fastgw.cli._common import (
     Failed,
     broker_options,
@@ -23,104 +23,49 @@ from fastgw.cli._common import (
     show_time,
 )
 from fastgw.cli._control import ControlPlane, run_with_control
+from fastgw.cli.station_options import (
+    SECONDS,
+    policy_options,
+    read_schema,
+    read_settings,
+    stream_options,
+)
 from fastgw.config import Loaded
-from fastgw.errors import Fault, clip
+from fastgw.errors import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from fastgw.control.stations import StationInfo, StationRecord
-
-SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-BYTES: Final = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_AMOUNT: Final = re.compile(r"(\d{1,18})\s*([A-Za-z]*)")
-
-
-def _amount(
-    units: dict[str, int], example: str
-) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
-    """Return what reads an option like "7d" or "10GiB", as a count of the smallest unit."""
-
-    def convert(_context: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-        if value is None:
-            return None
-        match = _AMOUNT.fullmatch(value.strip())
-        if match is None or match[2] not in units or int(match[1]) == 0:
-            known = ", ".join(filter(None, units))
-            raise click.BadParameter(
-                f"{clip(value)!r} is no amount like {example}; the units are {known}."
-            )
-        return int(match[1]) * units[match[2]]
-
-    return convert
 
 
 @click.group("station")
 def command() -> None:
-    """Add, list and remove stations.
+    """Add, change, list and remove stations.
 
     A station is a JetStream stream that the gateway may produce to.
     """
 
 
+command.add_command(dead_letters.command)
+
+
 @command.command()
 @click.argument("name")
-@click.option(
-    "--headers",
-    metavar="all|none|GLOB",
-    multiple=True,
-    help="Which request headers become message headers; globs are repeatable. Without it: all.",
-)
-@click.option(
-    "--allow-header",
-    "header_allow",
-    metavar="GLOB",
-    multiple=True,
-    help="A Nats-… header that producers may set, as Nats-TTL; repeatable.",
-)
-@click.option(
-    "--storage", type=click.Choice(["file", "memory"]), default="file", help="Of the stream."
-)
-@click.option(
-    "--max-age",
-    metavar="AGE",
-    callback=_amount(SECONDS, "7d"),
-    help="How long the stream keeps messages: 90s, 30m, 12h, 7d. Without it: for ever.",
-)
-@click.option(
-    "--max-bytes",
-    metavar="SIZE",
-    callback=_amount(BYTES, "10GiB"),
-    help="The most that it keeps, then it drops the oldest: 500MiB, 10GiB. Without it: all.",
-)
+@policy_options
+@stream_options
 @json_option
 @broker_options
-def add(
-    loaded: Loaded,
-    name: str,
-    headers: tuple[str, ...],
-    header_allow: tuple[str, ...],
-    storage: Literal["file", "memory"],
-    max_age: int | None,
-    max_bytes: int | None,
-    as_json: bool,
-) -> None:
+def add(loaded: Loaded, name: str, as_json: bool, **options: Any) -> None:
     """Add the station NAME.
 
     It stands on a stream of that name with the subjects NAME and NAME.> : one that is there is
-    taken as it is, else one is made, with `nats.replicas` copies.
+    taken as it is, else one is made.
     """
-    wanted = _take_headers(headers)
+    settings = read_settings(options)
 
     async def work(plane: ControlPlane) -> StationRecord:
-        return await plane.stations.add(
-            name,
-            headers=wanted,
-            header_allow=header_allow,
-            storage=storage,
-            max_age_s=max_age or 0,
-            max_bytes=max_bytes,
-        )
+        return await plane.stations.add(name, **settings)
 
     record = run_with_control(loaded, work, starts_empty=True)
     if as_json:
@@ -128,6 +73,92 @@ def add(
         return
     stream = "a new stream" if record.owned else "the stream that was there"
     click.echo(f"Added station {name} on {stream}, {record.stream}.")
+
+
+@command.command()
+@click.argument("name")
+@click.argument("stream")
+@click.option("--subject", help="What to publish to. Without it: the stream's only subject.")
+@policy_options
+@json_option
+@broker_options
+def adopt(
+    loaded: Loaded, name: str, stream: str, subject: str | None, as_json: bool, **options: Any
+) -> None:
+    """Add the station NAME on STREAM, which is there and stays as it is."""
+    settings = read_settings(options)
+
+    async def work(plane: ControlPlane) -> StationRecord:
+        return await plane.stations.adopt(name, stream, subject, **settings)
+
+    record = run_with_control(loaded, work)
+    if as_json:
+        print_json(_shown(record))
+        return
+    click.echo(f"Added station {name} on stream {stream}, publishing to {record.subject}.")
+
+
+@command.command()
+@click.argument("name")
+@policy_options
+@stream_options
+@json_option
+@broker_options
+def change(loaded: Loaded, name: str, as_json: bool, **options: Any) -> None:
+    """Change the station NAME; what is not named stays.
+
+    The word none takes a bound, the schema or the dead-letter station away.
+    """
+    settings = read_settings(options)
+    if not settings:
+        raise click.UsageError("Say what to change.")
+
+    async def work(plane: ControlPlane) -> StationRecord:
+        return await plane.stations.change(name, **settings)
+
+    record = run_with_control(loaded, work)
+    if as_json:
+        print_json(_shown(record))
+        return
+    click.echo(f"Changed station {name}.")
+
+
+@command.command()
+@click.argument("name")
+@click.argument("schema", metavar="SCHEMA[@VERSION]")
+@json_option
+@broker_options
+def attach(loaded: Loaded, name: str, schema: str, as_json: bool) -> None:
+    """Attach SCHEMA to the station NAME: every message must satisfy it from then on."""
+    wanted = read_schema(schema)
+    if wanted["schema"] is None:
+        raise click.UsageError("Name a schema, or use: fastgw station detach.")
+
+    async def work(plane: ControlPlane) -> StationRecord:
+        return await plane.stations.attach(name, wanted["schema"], wanted.get("schema_version"))
+
+    record = run_with_control(loaded, work)
+    if as_json:
+        print_json(_shown(record))
+        return
+    click.echo(f"Attached {record.schema} version {record.schema_version} to station {name}.")
+
+
+@command.command()
+@click.argument("name")
+@json_option
+@broker_options
+def detach(loaded: Loaded, name: str, as_json: bool) -> None:
+    """Detach the schema of the station NAME: every message is good from then on."""
+
+    async def work(plane: ControlPlane) -> StationRecord:
+        return await plane.stations.detach(name)
+
+    record = run_with_control(loaded, work)
+    if as_json:
+        print_json(_shown(record))
+        return
+    click.echo(f"Station {name} has no schema now.")
 
 
 @command.command("list")
@@ -147,9 +178,15 @@ def list_(loaded: Loaded, with_state: bool, as_json: bool) -> None:
     if as_json:
         print_json([_shown(record) | _shown_state(info) for record, info in found])
         return
-    headings = ["STATION", "STREAM", "HEADERS", "SINCE"]
+    headings = ["STATION", "STREAM", "SCHEMA", "HEADERS", "SINCE"]
     rows = [
-        [record.name, record.stream, _text(record.headers), show_time(record.created_at)]
+        [
+            record.name,
+            record.stream,
+            _schema(record),
+            _text(record.headers),
+            show_time(record.created_at),
+        ]
         for record, _ in found
     ]
     if with_state:
@@ -185,8 +222,16 @@ def info(loaded: Loaded, name: str, as_json: bool) -> None:
             ("published to", record.subject),
             ("headers", _text(record.headers)),
             ("allowed Nats-…", ", ".join(record.header_allow) or "-"),
+            ("schema", _schema(record)),
+            ("dead letters", record.dead_letter or "-"),
+            ("wait=false", "allowed" if record.allow_no_wait else "refused"),
+            ("subject suffix", "allowed" if record.allow_suffix else "refused"),
+            ("message limit", _bound(record.message_bytes_max)),
             ("storage", f"{found.storage}, {found.replicas} replica(s)"),
+            ("retention", found.retention),
             ("keeps", _age(found.max_age_s)),
+            ("at most", _most(found)),
+            ("duplicates", _age(found.duplicate_window_s)),
             ("messages", f"{found.messages} ({_size(found.bytes)})"),
             ("sequences", f"{found.first_seq} to {found.last_seq}" if found.messages else "-"),
             ("consumers", str(found.consumers)),
@@ -227,17 +272,6 @@ def rm(loaded: Loaded, name: str, keep_stream: bool, yes: bool, as_json: bool) -
     click.echo(f"Removed station {name} {stream}.")
 
 
-def _take_headers(words: Sequence[str]) -> Literal["all", "none"] | list[str]:
-    """Return "all", "none" or globs; the two words stand alone."""
-    if not words:
-        return "all"
-    if "all" in words or "none" in words:
-        if len(words) > 1:
-            raise click.UsageError("--headers all and --headers none stand alone.")
-        return "all" if words[0] == "all" else "none"
-    return [*words]
-
-
 async def _find_info(plane: ControlPlane, name: str) -> StationInfo | None:
     """Return the state of a station, None when its stream does not tell."""
     try:
@@ -254,6 +288,12 @@ def _shown(record: StationRecord) -> dict[str, object]:
         "headers": record.headers,
         "header_allow": record.header_allow,
         "owned": record.owned,
+        "schema": record.schema,
+        "schema_version": record.schema_version,
+        "dead_letter": record.dead_letter,
+        "allow_no_wait": record.allow_no_wait,
+        "allow_suffix": record.allow_suffix,
+        "message_bytes_max": record.message_bytes_max,
         "created_at": show_time(record.created_at),
     }
 
@@ -271,11 +311,33 @@ def _shown_state(info: StationInfo | None) -> dict[str, object]:
         "last_seq": info.last_seq,
         "consumers": info.consumers,
         "max_age_s": info.max_age_s,
+        "max_messages": info.max_messages,
+        "max_bytes": info.max_bytes,
+        "retention": info.retention,
+        "duplicate_window_s": info.duplicate_window_s,
     }
 
 
 def _text(headers: str | Sequence[str]) -> str:
     return headers if isinstance(headers, str) else ", ".join(headers)
+
+
+def _schema(record: StationRecord) -> str:
+    return f"{record.schema}@{record.schema_version}" if record.schema is not None else "-"
+
+
+def _bound(count: int | None) -> str:
+    return "-" if count is None else _size(count)
+
+
+def _most(info: StationInfo) -> str:
+    """Show the bounds of a stream, in one line."""
+    bounds = []
+    if info.max_messages is not None:
+        bounds.append(f"{info.max_messages} messages")
+    if info.max_bytes is not None:
+        bounds.append(_size(info.max_bytes))
+    return ", ".join(bounds) or "-"
 
 
 def _size(count: int) -> str:

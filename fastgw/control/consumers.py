@@ -25,6 +25,8 @@ from fastgw.control.faults import (
 from fastgw.errors import ClientFault, UpstreamFault, clip
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nats.js import JetStreamContext
 
     from fastgw.nats.client import ControlClient
@@ -53,8 +55,13 @@ class Consumers:
         self._known: dict[tuple[str, str], None] = {}
         self._creating: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    async def ensure(self, stream: str, durable: str) -> None:
+    async def ensure(self, stream: str, durable: str, filters: Sequence[str] = ()) -> None:
         """Make sure that the consumer exists; concurrent calls share one question.
+
+        Args:
+            stream: the stream.
+            durable: the consumer's name.
+            filters: the subjects that a consumer which is made here reads; none for all.
 
         Raises:
             ClientFault: a name that cannot be, or a consumer that cannot be pulled and acked.
@@ -75,7 +82,9 @@ class Consumers:
                 raise UpstreamFault(
                     "overloaded", f"{CREATIONS_MAX} consumers are being created; try again"
                 )
-            creation = asyncio.create_task(self._create(stream, durable), name="fastgw-consumer")
+            creation = asyncio.create_task(
+                self._create(stream, durable, filters), name="fastgw-consumer"
+            )
             self._creating[key] = creation
             creation.add_done_callback(lambda done: self._on_created(key, done))
         await asyncio.shield(creation)
@@ -89,7 +98,7 @@ class Consumers:
         for key in [key for key in self._known if key[0] == stream]:
             del self._known[key]
 
-    async def _create(self, stream: str, durable: str) -> None:
+    async def _create(self, stream: str, durable: str, filters: Sequence[str]) -> None:
         with broker_faults(f"create consumer {clip(durable)} of stream {stream}"):
             try:
                 info = await self._js.consumer_info(stream, durable)
@@ -100,7 +109,7 @@ class Consumers:
                     ) from error
                 if error.err_code != CONSUMER_NOT_FOUND:
                     raise
-                info = await self._add(stream, durable)
+                info = await self._add(stream, durable, filters)
         found = info.config
         if found is None or found.deliver_subject or found.ack_policy != api.AckPolicy.EXPLICIT:
             raise ClientFault(
@@ -111,7 +120,7 @@ class Consumers:
             del self._known[next(iter(self._known))]
         self._known[stream, durable] = None
 
-    async def _add(self, stream: str, durable: str) -> api.ConsumerInfo:
+    async def _add(self, stream: str, durable: str, filters: Sequence[str]) -> api.ConsumerInfo:
         # WHY not nats-py's add_consumer: it would change a consumer that another gateway, or an
         # operator, made since our question; "create" refuses that.
         order = {
@@ -123,6 +132,7 @@ class Consumers:
                 "deliver_policy": "all",
                 "ack_policy": "explicit",
                 "ack_wait": ACK_WAIT_S * 1_000_000_000,
+                **({"filter_subjects": [*filters]} if filters else {}),
             },
         }
         subject = f"$JS.API.CONSUMER.CREATE.{stream}.{durable}"

@@ -9,6 +9,7 @@ A record that cannot be read is treated as removed: it must never leave an older
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -75,6 +76,15 @@ class Mirror(Generic[R]):
                 "broker-refused", f"the record {self._prefix}{clip(name)} is damaged: {error}"
             ) from error
 
+    async def read_all(self) -> list[R]:
+        """Read every record from the store itself, once; damaged ones are left out."""
+        values = await self._store.read_all(self._prefix)
+        found: list[R] = []
+        for value in values.values():
+            with contextlib.suppress(msgspec.DecodeError):
+                found.append(msgspec.json.decode(value, type=self._kind))
+        return found
+
     async def create(self, name: str, record: R) -> None:
         """Store a new record and wait until the mirror shows it.
 
@@ -87,6 +97,8 @@ class Mirror(Generic[R]):
     async def modify(self, name: str, change: Callable[[R], R]) -> R | None:
         """Replace a record by `change(record)`, again when another process was quicker.
 
+        A record that `change` leaves as it is is not written; what `change` raises ends it.
+
         Returns:
             The stored record, None when there is none of this name.
         """
@@ -96,6 +108,9 @@ class Mirror(Generic[R]):
             if found is None:
                 return None
             record = change(found[0])
+            if record == found[0]:
+                await self._catch_up(found[1])
+                return record
             try:
                 revision = await self._store.update(key, msgspec.json.encode(record), found[1])
             except Conflict:
@@ -106,12 +121,16 @@ class Mirror(Generic[R]):
             "broker-busy", f"{UPDATE_TRIES_MAX} other changes of {clip(name)} came first"
         )
 
-    async def remove(self, name: str) -> bool:
-        """Remove a record; tell whether there was one."""
+    async def remove(self, name: str, revision: int | None = None) -> bool:
+        """Remove a record; tell whether there was one.
+
+        Raises:
+            Conflict: a revision was named, and it is no longer the record's last.
+        """
         key = self._prefix + encode_name(name)
         if await self._store.get(key) is None:
             return False
-        await self._catch_up(await self._store.delete(key))
+        await self._catch_up(await self._store.delete(key, revision))
         return True
 
     def _on_change(self, key: str, value: bytes | None, revision: int) -> None:

@@ -10,99 +10,51 @@ the same one at once must agree on one record.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
 import time
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
-import nats.js.errors
-from nats.js import api
 
 from fastgw.control.consumers import Consumers
-from fastgw.control.faults import STREAM_NAME_IN_USE, SUBJECTS_OVERLAP, broker_faults
 from fastgw.control.mirror import Exists, Mirror
+from fastgw.control.station_config import (
+    MARK,
+    STREAM_KEYS,
+    StationInfo,
+    StationRecord,
+    StationSettings,
+    check_settings,
+    check_station_name,
+    new_stream,
+    policy_fields,
+    stream_name,
+)
+from fastgw.control.streams import Streams
 from fastgw.errors import ClientFault, UpstreamFault, clip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from nats.js import JetStreamContext
 
     from fastgw.config_types import NatsConfig
+    from fastgw.control.schemas import Schemas
     from fastgw.control.store import Store
 
-NAME_CHARS_MAX: Final = 128
+__all__ = [
+    "MARK",
+    "StationInfo",
+    "StationRecord",
+    "StationSettings",
+    "Stations",
+    "check_station_name",
+    "stream_name",
+]
+
 CREATIONS_MAX: Final = 64
 """LIMIT: streams in creation at once; a flood of new names gets 503 and cannot bury the broker."""
 
-CONSUMERS_MAX: Final = 1000
-"""LIMIT: consumer groups of a stream that we create; each costs the broker memory and a file."""
-
-HEADER_GLOBS_MAX: Final = 64
-DUPLICATE_WINDOW_S: Final = 120
-"""LIMIT: JetStream's own default; each message id costs the broker 230 bytes for that long."""
-
-MARK: Final = "fastgw.station"
-_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
-_HEADER_GLOB: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~?-]{1,128}")
-
-Storage = Literal["file", "memory"]
-
-
-class StationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One station as stored.
-
-    `headers` says which request headers become message headers; `header_allow` names further
-    `Nats-*` headers that producers may set; `owned` tells that the stream was created for it.
-    """
-
-    name: str
-    stream: str
-    subject: str
-    headers: Literal["all", "none"] | list[str] = "all"
-    header_allow: list[str] = []
-    owned: bool = False
-    created_at: float = 0.0
-
-
-class StationInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the broker tells about a station's stream at this moment."""
-
-    record: StationRecord
-    subjects: list[str]
-    storage: str
-    replicas: int
-    messages: int
-    bytes: int
-    first_seq: int
-    last_seq: int
-    consumers: int
-    max_age_s: float
-
-
-def check_station_name(name: str) -> None:
-    """Check a station's name: 1 to 128 of `A-Z a-z 0-9 _ - .`, first and last alphanumeric.
-
-    Raises:
-        ClientFault: "bad-station".
-    """
-    if not 1 <= len(name) <= NAME_CHARS_MAX:
-        raise ClientFault(
-            "bad-station",
-            f"a station name of {len(name)} characters is not 1 to {NAME_CHARS_MAX} long",
-        )
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise ClientFault(
-            "bad-station",
-            f"the station name {clip(name)} may hold A-Z a-z 0-9 _ - and single dots, "
-            "and begins and ends with a letter or digit",
-        )
-
-
-def stream_name(name: str) -> str:
-    """Return the stream's name of a station; JetStream allows no '.' there."""
-    return name.replace(".", "#")
+SHOWN_MAX: Final = 5
 
 
 class Stations:
@@ -112,13 +64,22 @@ class Stations:
         store: the key-value store.
         js: JetStream of the control-plane connection.
         config: the broker's table; `replicas` counts for the streams that are created.
+        schemas: the registry; without it no schema can be attached.
     """
 
-    def __init__(self, store: Store, js: JetStreamContext, config: NatsConfig) -> None:
+    def __init__(
+        self,
+        store: Store,
+        js: JetStreamContext,
+        config: NatsConfig,
+        schemas: Schemas | None = None,
+    ) -> None:
         self._mirror = Mirror(store, "stations.", StationRecord)
-        self._js = js
+        self._streams = Streams(store.nc, js)
+        self._schemas = schemas
         self._replicas = config.replicas
         self._creating: dict[str, asyncio.Task[StationRecord]] = {}
+        self._stream_names: dict[str, str] = {}
         self._consumers = Consumers(store.nc, js)
         self._mirror.on_change(self._forget_consumers)
 
@@ -143,49 +104,128 @@ class Stations:
         """Call `callback(name, record or None)` after any change, here or elsewhere."""
         self._mirror.on_change(callback)
 
-    async def add(
-        self,
-        name: str,
-        *,
-        headers: Literal["all", "none"] | Sequence[str] = "all",
-        header_allow: Sequence[str] = (),
-        storage: Storage = "file",
-        max_age_s: float = 0,
-        max_bytes: int | None = None,
-    ) -> StationRecord:
+    async def add(self, name: str, **settings: Unpack[StationSettings]) -> StationRecord:
         """Store a new station; create its stream, or take one that has the same subjects.
 
         Args:
             name: see `check_station_name`.
-            headers: which request headers to copy: all, none, or globs.
-            header_allow: further `Nats-*` headers that producers may set.
-            storage: of a stream that is created.
-            max_age_s: how long that stream keeps messages; 0 keeps them.
-            max_bytes: the most it keeps, then it drops the oldest; None sets no bound.
+            settings: see `StationSettings`; those of the stream count where one is created.
 
         Raises:
-            ClientFault: a name that cannot be or is in use, or a stream that cannot serve it.
+            ClientFault: a name that cannot be or is in use, a setting that cannot be, or a stream
+                that cannot serve it.
             UpstreamFault: the broker is away or refused.
         """
         check_station_name(name)
+        check_settings(settings)
+        fields = await self._record_fields(name, settings)
         if await self._mirror.read(name) is not None:
-            raise ClientFault("bad-station", f"the station {clip(name)} exists already")
-        config = self._stream_config(name, storage, max_age_s, max_bytes)
-        found = await self._ensure_stream(name, config)
-        record = StationRecord(
-            name=name,
-            stream=stream_name(name),
-            subject=name,
-            headers=headers if headers in ("all", "none") else _check_globs(headers),
-            header_allow=_check_globs(header_allow),
-            owned=(found.metadata or {}).get(MARK) == name,
-            created_at=time.time(),
+            raise _exists(name)
+        found = await self._streams.ensure(name, new_stream(name, settings, self._replicas))
+        return await self._store_new(
+            StationRecord(
+                name=name,
+                stream=stream_name(name),
+                subject=name,
+                owned=(found.metadata or {}).get(MARK) == name,
+                created_at=time.time(),
+                **fields,
+            )
         )
-        try:
-            await self._mirror.create(name, record)
-        except Exists:
-            raise ClientFault("bad-station", f"the station {clip(name)} exists already") from None
-        return record
+
+    async def adopt(
+        self,
+        name: str,
+        stream: str,
+        subject: str | None = None,
+        **settings: Unpack[StationSettings],
+    ) -> StationRecord:
+        """Store a new station on a stream that is there, and stays as it is.
+
+        Clients may append tokens to the subject only where the stream captures those too. Where it
+        captures other subjects as well, the station's consumers read the station's only.
+
+        Args:
+            name: see `check_station_name`.
+            stream: the stream's name.
+            subject: what the station publishes to; None takes the stream's only subject.
+            settings: those of the record; the stream's own are not ours to change.
+
+        Raises:
+            ClientFault: a name or setting that cannot be, or a stream that cannot serve it.
+            UpstreamFault: the broker is away or refused.
+        """
+        check_station_name(name)
+        check_settings(settings)
+        _refuse_stream_settings(settings, stream)
+        fields = await self._record_fields(name, settings)
+        if await self._mirror.read(name) is not None:
+            raise _exists(name)
+        for other in await self._mirror.read_all():
+            if other.stream == stream:
+                raise ClientFault(
+                    "conflict", f"the stream {clip(stream)} is station {other.name}'s already"
+                )
+        place = await self._streams.find_place(stream, subject, settings.get("allow_suffix", False))
+        return await self._store_new(
+            StationRecord(
+                name=name,
+                stream=stream,
+                subject=place.subject,
+                created_at=time.time(),
+                filters=place.filters,
+                **{"allow_suffix": place.takes_suffix, **fields},
+            )
+        )
+
+    async def change(self, name: str, **settings: Unpack[StationSettings]) -> StationRecord:
+        """Change a station; what is not named stays. The record is swapped in whole.
+
+        Args:
+            settings: see `StationSettings`.
+
+        Raises:
+            ClientFault: no such station, a setting that cannot be, or one of a stream that was
+                there before the station.
+            UpstreamFault: the broker is away or refused; it refuses to change a stream's storage.
+        """
+        record = await self._read(name)
+        check_settings(settings)
+        if STREAM_KEYS & settings.keys() and not record.owned:
+            _refuse_stream_settings(settings, record.stream)
+        fields = await self._record_fields(name, settings)
+        if fields.get("allow_suffix") and not record.owned:
+            await self._streams.find_place(record.stream, record.subject, True)
+        if STREAM_KEYS & settings.keys():
+            await self._streams.change(record.stream, settings)
+        before = record
+
+        def replace(found: StationRecord) -> StationRecord:
+            nonlocal before
+            before = found
+            return msgspec.structs.replace(found, **fields)
+
+        changed = await self._mirror.modify(name, replace)
+        if changed is None:
+            raise _unknown(name)
+        await self._confirm_schema(changed, before)
+        return changed
+
+    async def attach(self, name: str, schema: str, version: int | None = None) -> StationRecord:
+        """Attach a version of a schema to a station; None and 0 pin the latest of now.
+
+        Raises:
+            ClientFault: no such station or schema.
+        """
+        return await self.change(name, schema=schema, schema_version=version)
+
+    async def detach(self, name: str) -> StationRecord:
+        """Detach a station's schema; from then on every message is good.
+
+        Raises:
+            ClientFault: no such station.
+        """
+        return await self.change(name, schema=None)
 
     async def ensure(self, name: str) -> StationRecord:
         """Return the station, created when it is missing; concurrent calls share one creation.
@@ -218,8 +258,7 @@ class Stations:
             UpstreamFault: the broker is away, or the stream is gone.
         """
         record = await self._read(name)
-        with broker_faults(f"read stream {record.stream}"):
-            info = await self._js.stream_info(record.stream)
+        info = await self._streams.read(record.stream)
         config, state = info.config, info.state
         return StationInfo(
             record=record,
@@ -232,6 +271,10 @@ class Stations:
             last_seq=state.last_seq,
             consumers=state.consumer_count,
             max_age_s=config.max_age or 0,
+            retention=str(config.retention or "limits"),
+            max_messages=_bound(config.max_msgs),
+            max_bytes=_bound(config.max_bytes),
+            duplicate_window_s=config.duplicate_window or 0,
         )
 
     async def remove(self, name: str, keep_stream: bool = False) -> None:
@@ -242,18 +285,21 @@ class Stations:
             keep_stream: leave the stream and its messages.
 
         Raises:
-            ClientFault: no such station.
+            ClientFault: no such station, or "conflict" when others send their dead letters to it.
         """
         record = await self._read(name)
+        senders = [other.name for other in self.list() if other.dead_letter == name]
+        if senders:
+            raise ClientFault(
+                "conflict",
+                f"the station {clip(name)} takes the dead letters of "
+                f"{', '.join(senders[:SHOWN_MAX])}",
+            )
         # The record goes first: from then on no gateway produces to the stream.
         await self._mirror.remove(name)
         if keep_stream or not record.owned:
             return
-        with (
-            broker_faults(f"delete stream {record.stream}"),
-            contextlib.suppress(nats.js.errors.NotFoundError),
-        ):
-            await self._js.delete_stream(record.stream)
+        await self._streams.delete(record.stream)
 
     async def ensure_consumer(self, record: StationRecord, durable: str) -> None:
         """Make sure that the durable pull consumer of a group exists; remembered once it does.
@@ -262,7 +308,7 @@ class Stations:
             ClientFault: a name that cannot be, or a consumer of that name that we cannot pull.
             UpstreamFault: the broker is away or refused.
         """
-        await self._consumers.ensure(record.stream, durable)
+        await self._consumers.ensure(record.stream, durable, record.filters)
 
     def forget_consumer(self, record: StationRecord, durable: str) -> None:
         """Look at the consumer again next time, because a pull said that it is gone."""
@@ -271,7 +317,7 @@ class Stations:
     async def _read(self, name: str) -> StationRecord:
         found = await self._mirror.read(name)
         if found is None:
-            raise ClientFault("station-unknown", f"there is no station {clip(name)}")
+            raise _unknown(name)
         return found[0]
 
     async def _create(self, name: str) -> StationRecord:
@@ -292,71 +338,86 @@ class Stations:
 
     def _forget_consumers(self, name: str, record: StationRecord | None) -> None:
         if record is None:
-            self._consumers.forget_stream(stream_name(name))
+            self._consumers.forget_stream(self._stream_names.pop(name, stream_name(name)))
+        else:
+            self._stream_names[name] = record.stream
 
-    def _stream_config(
-        self, name: str, storage: Storage, max_age_s: float, max_bytes: int | None
-    ) -> api.StreamConfig:
-        return api.StreamConfig(
-            name=stream_name(name),
-            description=f"fastgw station {name}",
-            subjects=[name, f"{name}.>"],
-            storage=api.StorageType(storage),
-            num_replicas=self._replicas,
-            max_age=max_age_s,
-            max_bytes=max_bytes if max_bytes is not None else -1,
-            max_consumers=CONSUMERS_MAX,
-            # JetStream takes no window that is longer than the messages live.
-            duplicate_window=min(DUPLICATE_WINDOW_S, max_age_s or DUPLICATE_WINDOW_S),
-            allow_direct=True,
-            metadata={MARK: name},
-        )
+    async def _record_fields(self, name: str, settings: StationSettings) -> dict[str, Any]:
+        """Return what changes in the record, checked: names of stations and schemas exist."""
+        fields = policy_fields(settings)
+        letters = fields.get("dead_letter")
+        if letters is not None:
+            if letters == name:
+                raise ClientFault(
+                    "bad-station", f"the station {clip(name)} cannot take its own dead letters"
+                )
+            if await self._mirror.read(letters) is None:
+                raise ClientFault(
+                    "bad-station", f"there is no station {clip(letters)} for the dead letters"
+                )
+        if "schema" not in settings:
+            return fields
+        schema = settings["schema"]
+        if schema is None:
+            return {**fields, "schema": None, "schema_version": None}
+        if self._schemas is None:
+            raise ClientFault("schema-unknown", "this process has no schema registry")
+        version = await self._schemas.pin(schema, settings.get("schema_version"))
+        return {**fields, "schema": schema, "schema_version": version.number}
 
-    async def _ensure_stream(self, name: str, config: api.StreamConfig) -> api.StreamConfig:
-        """Create the stream of a station, or check the one that is there; return what it is."""
-        with broker_faults(f"create stream {config.name}"):
-            try:
-                info = await self._js.add_stream(config)
-            except nats.js.errors.APIError as error:
-                if error.err_code == SUBJECTS_OVERLAP:
-                    raise await self._overlap_fault(name) from error
-                if error.err_code != STREAM_NAME_IN_USE:
-                    raise
-                info = await self._js.stream_info(stream_name(name))
-        found = info.config
-        if set(found.subjects or []) != set(config.subjects or []):
-            subjects = clip(", ".join(found.subjects or []))
-            raise ClientFault(
-                "bad-station",
-                f"the stream {clip(found.name)} exists with other subjects ({subjects})",
-            )
-        if found.no_ack:
-            raise ClientFault(
-                "bad-station",
-                f"the stream {clip(found.name)} has no_ack, so no produce could be confirmed",
-            )
-        return found
+    async def _store_new(self, record: StationRecord) -> StationRecord:
+        try:
+            await self._mirror.create(record.name, record)
+        except Exists:
+            raise _exists(record.name) from None
+        await self._confirm_schema(record, None)
+        return record
 
-    async def _overlap_fault(self, name: str) -> ClientFault:
-        other = ""
-        with contextlib.suppress(nats.errors.Error, OSError):
-            other = await self._js.find_stream_name_by_subject(name)
-        if not other:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                other = await self._js.find_stream_name_by_subject(f"{name}.>")
-        return ClientFault(
-            "bad-station",
-            f"the subjects of station {clip(name)} overlap those of stream "
-            f"{clip(other) if other else 'another station'}",
-        )
+    async def _confirm_schema(self, record: StationRecord, before: StationRecord | None) -> None:
+        """Undo an attachment when the schema was removed while it was stored.
+
+        WHY: whoever removes a schema marks it, then looks for stations. Either he sees our record,
+        or we see his mark.
+        """
+        if record.schema is None or self._schemas is None:
+            return
+        if before is not None and before.schema == record.schema:
+            return
+        try:
+            await self._schemas.pin(record.schema, record.schema_version)
+        except ClientFault:
+            if before is None:
+                await self._mirror.remove(record.name)
+            else:
+                old = before
+
+                def undo(found: StationRecord) -> StationRecord:
+                    if found.schema != record.schema:
+                        return found
+                    return msgspec.structs.replace(
+                        found, schema=old.schema, schema_version=old.schema_version
+                    )
+
+                await self._mirror.modify(record.name, undo)
+            raise
 
 
-def _check_globs(globs: Sequence[str]) -> list[str]:
-    if isinstance(globs, str) or len(globs) > HEADER_GLOBS_MAX:
+def _exists(name: str) -> ClientFault:
+    return ClientFault("conflict", f"the station {clip(name)} exists already")
+
+
+def _unknown(name: str) -> ClientFault:
+    return ClientFault("station-unknown", f"there is no station {clip(name)}")
+
+
+def _bound(value: int | None) -> int | None:
+    return value if value is not None and value > 0 else None
+
+
+def _refuse_stream_settings(settings: StationSettings, stream: str) -> None:
+    asked = sorted(STREAM_KEYS & settings.keys())
+    if asked:
         raise ClientFault(
-            "bad-request", f"headers are all, none, or at most {HEADER_GLOBS_MAX} globs"
+            "conflict",
+            f"the stream {clip(stream)} was there before the station; {', '.join(asked)} stays",
         )
-    for glob in globs:
-        if not _HEADER_GLOB.fullmatch(glob):
-            raise ClientFault("bad-request", f"the header glob {clip(glob)} cannot match a header")
-    return [*globs]

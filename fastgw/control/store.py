@@ -163,15 +163,21 @@ class Store:
 
     async def keys(self, prefix: str) -> list[str]:
         """Return the keys that start with `prefix`, which ends with '.' or is empty; sorted."""
-        found: list[str] = []
+        return sorted(await self.read_all(prefix))
+
+    async def read_all(self, prefix: str) -> dict[str, bytes]:
+        """Return the keys that start with `prefix`, as `keys` does, and their values."""
+        found: dict[str, bytes] = {}
 
         def take(key: str, value: bytes | None, _revision: int) -> None:
             if value is not None:
-                found.append(key)
+                found[key] = value
+            else:
+                found.pop(key, None)
 
         watch = await self._open_watch(prefix, take)
         await watch.stop()
-        return sorted(found)
+        return found
 
     async def watch(self, prefix: str, on_change: Callable[[str, bytes | None, int], None]) -> None:
         """Call `on_change(key, value or None, revision)` for each key and for each change.

@@ -109,7 +109,7 @@ def test_version_and_help_are_answered(run: Run) -> None:
         assert result.out.startswith("Usage: fastgw")
 
 
-@pytest.mark.parametrize("words", [[], ["user"], ["station"], ["config"]])
+@pytest.mark.parametrize("words", [[], ["user"], ["station"], ["schema"], ["config"]])
 def test_no_command_shows_the_help_with_code_2(run: Run, words: list[str]) -> None:
     result = run(*words)
     assert result.code == 2
@@ -406,8 +406,9 @@ def test_station_is_added_listed_told_and_removed(run: Run, data: str) -> None:
     assert (added.code, added.err) == (0, "")
     assert added.out == "Added station orders.eu on a new stream, orders#eu.\n"
     listed = run("station", "list", "--state", *at).out.splitlines()
-    assert listed[0].split() == ["STATION", "STREAM", "HEADERS", "SINCE", "MESSAGES", "SIZE"]
-    assert listed[1].split()[:4] == ["orders.eu", "orders#eu", "X-*,", "traceparent"]
+    heads_shown = ["STATION", "STREAM", "SCHEMA", "HEADERS", "SINCE", "MESSAGES", "SIZE"]
+    assert listed[0].split() == heads_shown
+    assert listed[1].split()[:4] == ["orders.eu", "orders#eu", "-", "X-*,"]
     assert listed[1].split()[-3:] == ["0", "0", "B"]
     info = run("station", "info", "orders.eu", *at).out
     assert "keeps            7 d" in info

@@ -9,7 +9,7 @@ import nats.js.errors
 import pytest
 from nats.js import api
 
-from fastgw.control import consumers, stations
+from fastgw.control import consumers, station_config, stations
 from fastgw.control.stations import MARK, StationRecord, Stations
 from fastgw.control.store import Store
 from fastgw.errors import ClientFault, UpstreamFault
@@ -325,7 +325,7 @@ async def test_ensure_consumer_that_cannot_be_told(
 async def test_ensure_consumer_more_groups_than_allowed_told(
     pair: tuple[Gateway, Gateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stations, "CONSUMERS_MAX", 1)
+    monkeypatch.setattr(station_config, "CONSUMERS_MAX", 1)
     monkeypatch.setattr(consumers, "REMEMBERED_MAX", 1)
     here, _ = pair
     record = await here.stations.add("a")

@@ -350,7 +350,7 @@ async def test_mirror_modify_never_first_told(
 
     monkeypatch.setattr(store, "update", conflict)
     with pytest.raises(UpstreamFault, match="8 other changes of x came first"):
-        await mirror.modify("x", lambda record: record)
+        await mirror.modify("x", lambda _: Record(9))
 
 
 async def test_mirror_damaged_record_does_not_count(
