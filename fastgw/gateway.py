@@ -14,17 +14,23 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from fastgw import _core
-from fastgw.control.stations import StationRecord, Stations, check_station_name
+from fastgw.control.schemas import Schemas
+from fastgw.control.stations import Stations, check_station_name
 from fastgw.control.store import Store
 from fastgw.control.tokens import Tokens
 from fastgw.control.users import Users
 from fastgw.errors import ClientFault, Fault, InternalError, UpstreamFault, clip
 from fastgw.handlers import encode_json
+from fastgw.handlers.admin import Admin
+from fastgw.handlers.admin import Handler as AdminHandler
 from fastgw.handlers.auth import Auth
 from fastgw.handlers.consume import Consume
 from fastgw.handlers.monitoring import Monitoring
 from fastgw.nats.client import ControlClient, open_control
 from fastgw.nats.connection import DataPlane
+from fastgw.refusals import Refusals
+from fastgw.schema.graphql_pool import close_pool
+from fastgw.station_table import StationTable
 
 if TYPE_CHECKING:
     import socket
@@ -62,7 +68,6 @@ class Gateway:
         self.config: Final = config
         self._nats: Final = nats
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: dict[str, list[_core.Request]] = {}
         self._is_draining = False
         self._server: asyncio.Server | None = None
         self._client: ControlClient
@@ -70,9 +75,13 @@ class Gateway:
         self._data_plane: DataPlane
         self._sweeper: asyncio.TimerHandle
         self.users: Users
+        self.schemas: Schemas
         self.stations: Stations
+        self._station_table: StationTable
+        self._refusals: Refusals
         self.ingress: _core.Ingress
         self._auth: Auth
+        self._admin: Admin
         self._consume: Consume
         self._table: dict[str, dict[str, Handler]]
 
@@ -90,7 +99,8 @@ class Gateway:
         self._store = await Store.open(self._client, self._nats.replicas)
         tokens = await Tokens.open(self._store, self.config.auth)
         self.users = Users(self._store)
-        self.stations = Stations(self._store, self._store.js, self._nats)
+        self.schemas = Schemas(self._store)
+        self.stations = Stations(self._store, self._store.js, self._nats, self.schemas)
         self.ingress = _core.Ingress(
             loop,
             self.config.limits,
@@ -99,19 +109,24 @@ class Gateway:
             identify=self._identify,
             dispatch=self._dispatch,
             consume=self._on_consume,
-            refused=lambda request, block, message, reason: None,
+            refused=self._on_refused,
             report=_report_defect,
         )
         if self.config.auth.mode == "none":
             everything = _core.PRODUCE | _core.CONSUME | _core.ADMIN
             self.ingress.allow_anonymous(_core.Principal("anonymous", 1, everything))
         self.users.on_change(self.ingress.forget_user)
-        self.stations.on_change(self._on_station_change)
+        self._station_table = StationTable(self.ingress, self.schemas)
+        self._refusals = Refusals(self.ingress, self._station_table)
+        self.stations.on_change(self._station_table.put)
         self._auth = Auth(self.config, self.users, tokens)
+        self._admin = Admin(self.stations, self.schemas)
         self._consume = Consume(self.config, self.stations, self.ingress)
         self._table = self._build_table(Monitoring(self.find_trouble))
         await self.users.start()
+        await self.schemas.start()
         await self.stations.start()
+        await self._station_table.settle()
         self._data_plane = DataPlane(
             loop, self._nats, self.ingress.make_link, lambda link: None, lambda: None
         )
@@ -149,6 +164,11 @@ class Gateway:
             await self._data_plane.stop()
         if hasattr(self, "users"):
             self.users.close()
+        if hasattr(self, "schemas"):
+            self.schemas.close()
+            close_pool()
+        if hasattr(self, "_station_table"):
+            self._station_table.close()
         if hasattr(self, "_store"):
             await self._store.close()
         if hasattr(self, "_client"):
@@ -179,6 +199,8 @@ class Gateway:
         if path.lower() == REFRESH_PATH:
             path = REFRESH_PATH
         handlers = self._table.get(path)
+        if handlers is None and (found := self._admin.match(path)):
+            handlers = {method: self._for_admin(handler) for method, handler in found.items()}
         if handlers is None:
             self._run(request, self._serve_station_or_nothing(request, path))
             return
@@ -189,8 +211,25 @@ class Gateway:
             return
         self._run(request, handler(request))
 
+    def _for_admin(self, handler: AdminHandler) -> Handler:
+        """Return `handler` behind the question who asks."""
+
+        async def handle(request: _core.Request) -> None:
+            principal = request.principal or await self._find_principal(request)
+            if principal is None:
+                raise ClientFault("unauthorized", "no valid credential")
+            request.principal = principal
+            await handler(request)
+
+        return handle
+
     def _on_consume(self, request: _core.Request) -> None:
         self._run(request, self._consume.batch(request, request.record))
+
+    def _on_refused(
+        self, request: _core.Request, fields: bytes, message: bytes, reason: str
+    ) -> None:
+        self._refusals.keep(request, fields, message, reason)
 
     def _run(self, request: _core.Request, work: Awaitable[None] | None) -> None:
         """Have `work` finished on the loop; what it raises becomes the answer."""
@@ -212,27 +251,6 @@ class Gateway:
         }
 
     # --- stations -------------------------------------------------------------------------------
-
-    def _on_station_change(self, name: str, record: StationRecord | None) -> None:
-        """Put a station's record in force, or take the station out."""
-        if record is None:
-            self.ingress.drop_station(name)
-            return
-        self.ingress.put_station(
-            _core.Station(
-                record.name,
-                record.stream,
-                record.subject,
-                headers=record.headers
-                if isinstance(record.headers, str)
-                else tuple(record.headers),
-                header_allow=tuple(record.header_allow),
-                record=record,
-            )
-        )
-        # WHY: in the same step as the route, so that no later request overtakes these.
-        for request in self._waiting.pop(name, []):
-            request.resume()
 
     async def _serve_station_or_nothing(self, request: _core.Request, path: str) -> None:
         """Create an unknown station and go on, or say 405, 401, 400, 403 or 404, in this order."""
@@ -257,19 +275,15 @@ class Gateway:
         """Have `request` go on when its station is there; in the order of arrival."""
         if self.stations.find(name) is None and not self.config.auto_create:
             raise ClientFault("station-unknown", f"no station {name}")
-        waiting = self._waiting.setdefault(name, [])
-        waiting.append(request)
-        if len(waiting) > 1:
+        if not self._station_table.wait_for(name, request):
             return
         try:
-            self._on_station_change(name, await self.stations.ensure(name))
+            self._station_table.put(name, await self.stations.ensure(name))
         except Fault as fault:
-            for waiter in self._waiting.pop(name, []):
-                waiter.fail(fault)
-        finally:
-            # WHY: what is still there met a defect of ours, which `_guard` reports.
-            for waiter in self._waiting.pop(name, []):
-                waiter.fail(InternalError("internal error"))
+            self._station_table.fail_waiting(name, fault)
+        except BaseException:
+            self._station_table.fail_waiting(name, InternalError("internal error"))
+            raise
 
     async def _find_principal(self, request: _core.Request) -> _core.Principal | None:
         found = self.ingress.find_principal(request)
