@@ -226,7 +226,7 @@ def main() -> int:
             return 2 if named else 0
         print(f"JSON-Schema-Test-Suite of {suite.relative_to(scratch) if not named else suite}")
         failed = show_scores("fastgw", score(suite, make_ours, show=True))
-        print(f"fast path: {dict(FAST)}")
+        print("fast path:", ", ".join(f"{count} {what}" for what, count in FAST.items()))
         for name, make in (
             ("jsonschema", make_jsonschema),
             ("fastjsonschema", make_fastjsonschema),
