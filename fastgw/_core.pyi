@@ -46,6 +46,7 @@ class Station:
         record: object = ...,
         check: Callable[[bytes, bytes | None], Verdict | Awaitable[Verdict]] | None = ...,
         *,
+        accepts: Callable[[bytes], object] | None = ...,
         message_bytes_max: int = ...,
         allow_suffix: bool = ...,
         allow_no_wait: bool = ...,

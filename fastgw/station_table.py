@@ -69,7 +69,7 @@ class StationTable:
             return
         validator = self._schemas.find_compiled(record.schema, record.schema_version)
         if validator is not None:
-            self._serve(record, self._check_of(validator))
+            self._serve(record, self._check_of(validator), getattr(validator, "accepts", None))
             return
         task = asyncio.get_running_loop().create_task(self._compile(record))
         self._compiling[name] = task
@@ -119,7 +119,7 @@ class StationTable:
                     return
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._serve(record, self._check_of(validator))
+            self._serve(record, self._check_of(validator), getattr(validator, "accepts", None))
             return
 
     def _check_of(self, validator: Validator) -> Check:
@@ -149,7 +149,12 @@ class StationTable:
         if not done.cancelled() and (error := done.exception()) is not None:
             log.error("station %s: its schema could not be compiled", name, exc_info=error)
 
-    def _serve(self, record: StationRecord, check: Check | None) -> None:
+    def _serve(
+        self,
+        record: StationRecord,
+        check: Check | None,
+        accepts: Callable[[bytes], object] | None = None,
+    ) -> None:
         if self._wanted.get(record.name) != record:
             return
         headers = record.headers if isinstance(record.headers, str) else tuple(record.headers)
@@ -161,6 +166,7 @@ class StationTable:
             header_allow=tuple(record.header_allow),
             record=record,
             check=check,
+            accepts=accepts,
             message_bytes_max=record.message_bytes_max or 0,
             allow_suffix=record.allow_suffix,
             allow_no_wait=record.allow_no_wait,

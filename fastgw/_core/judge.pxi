@@ -40,9 +40,29 @@ cdef int take_verdict(
         request, index, "schema-refused", f"Schema validation has failed: {verdict}")
 
 
+cdef bint is_surely_good(Station station, Request request, bytes message) except -1:
+    """Whether the station's short way takes the message. It decides nothing that it refuses.
+
+    WHY: a call from here into the decoder costs a third of one through a Python frame.
+    """
+    if station.accepts_pause:
+        station.accepts_pause -= 1
+        return False
+    if request.content_type is not None and request.content_type != b"application/json":
+        return False
+    try:
+        station.accepts(message)
+    except (ValueError, RecursionError):
+        station.accepts_pause = ACCEPTS_PAUSE
+        return False
+    return True
+
+
 cdef int judge_message(
     Ingress ingress, Request request, Buffer* fields, Py_ssize_t index, bytes message
 ) except -1:
+    if request.station.accepts is not None and is_surely_good(request.station, request, message):
+        return 0
     try:
         verdict = request.station.check(message, request.content_type)
     except Fault as fault:

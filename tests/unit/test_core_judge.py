@@ -241,3 +241,31 @@ def test_publish_of_our_own_is_told_how_it_ended() -> None:
 def test_fields_that_could_forge_a_header_are_refused(header: tuple[bytes, bytes]) -> None:
     with pytest.raises(ClientFault):
         _core.build_fields([header])
+
+
+def test_short_way_accepts_alone_and_leaves_every_refusal_to_the_check() -> None:
+    tried: list[bytes] = []
+    judged: list[bytes] = []
+
+    def accepts(message: bytes) -> object:
+        tried.append(message)
+        if message == b"deep":
+            raise RecursionError
+        if message != b"1":
+            raise ValueError(message)
+        return 1
+
+    def check(message: bytes, kind: bytes | None) -> Verdict:
+        judged.append(message)
+        return "bad" if message == b"bad" else None
+
+    dialogue = dialogue_with(check, accepts=accepts)
+    client = dialogue.client()
+    client.send(request(b"1") + request(b"2") + request(b"1") * 16 + request(b"1"))
+    assert len(dialogue.frames()) == 19
+    assert tried == [b"1", b"2", b"1"], "it sits out sixteen messages after one it did not take"
+    assert judged == [b"2"] + [b"1"] * 16
+    other = request(b"1", extra=b"Content-Type: application/x-protobuf\r\n")
+    client.send(other + request(b"deep") + request(b"bad"))
+    assert len(dialogue.frames()) == 2
+    assert judged[17:] == [b"1", b"deep", b"bad"]
