@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -18,20 +19,24 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
+from fastgw.config_door import ConfigError, check_door
 from fastgw.config_types import (
     MASK,
-    SECRETS,
     AuthConfig,
     Config,
     CorsConfig,
+    IssuerConfig,
     LimitsConfig,
+    ListenerConfig,
     LogConfig,
     NatsConfig,
+    RateConfig,
     StationsConfig,
-    is_loopback,
+    TlsConfig,
     mask,
     mask_urls,
     parse_address,
+    parse_listen,
     parse_nats_url,
 )
 from fastgw.errors import clip
@@ -41,11 +46,15 @@ __all__ = [
     "Config",
     "ConfigError",
     "CorsConfig",
+    "IssuerConfig",
     "LimitsConfig",
+    "ListenerConfig",
     "Loaded",
     "LogConfig",
     "NatsConfig",
+    "RateConfig",
     "StationsConfig",
+    "TlsConfig",
     "load",
     "mask",
     "mask_urls",
@@ -76,21 +85,6 @@ FLAGS: Final = {"nats.url": "--nats", "log.level": "--log-level"}
 FILES: Final = ("creds_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file")
 ELSEWHERE: Final = ("user", "token", *FILES, "tls_server_name", "tls_handshake_first", "data_user")
 """What makes no sense for the embedded broker, which has users of its own on loopback."""
-
-SECRET_BYTES_GOOD: Final = 32
-"""LIMIT: RFC 7518 §3.2, a key for HS256 has at least the 256 bits of the hash."""
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the text says where, which key, what, and what is allowed.
-
-    Args:
-        text: one line without a secret.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text: Final = text
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +171,7 @@ def load(toml_path: str | None, env: Mapping[str, str], flags: Mapping[str, obje
     config = _build(values)
     _check_pairs(config, origins)
     _check_broker(config, origins)
-    _check_door(config, origins, warnings)
+    check_door(config, origins, warnings)
     return Loaded(config=config, origins=origins, warnings=warnings)
 
 
@@ -196,6 +190,10 @@ def allowed(kind: inspect.Type) -> str:
             return "true or false"
         case inspect.LiteralType():
             return " or ".join(f'"{value}"' for value in kind.values)
+        case inspect.ListType() if isinstance(kind.item_type, inspect.StructType):
+            return "tables in the file, or a JSON array of objects"
+        case inspect.FloatType():
+            return "a number above 0"
         case inspect.ListType():
             return "a list of strings"
         case inspect.StrType() if kind.pattern is not None:
@@ -287,20 +285,50 @@ def _convert(key: str, value: object, origin: str, *, is_text: bool) -> object:
         # WHY: Memphis has no host; the default's host depends on the broker, known only later.
         return _convert_port(value, origin)
     if isinstance(kind, inspect.ListType) and isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(kind.item_type, inspect.StructType):
+            value = _parse_tables(key, value, origin)
+        else:
+            value = [part.strip() for part in value.split(",") if part.strip()]
     strict = not is_text or isinstance(kind, inspect.StrType) or _is_optional_text(kind)
     try:
         converted: object = msgspec.convert(value, HINTS[key], strict=strict)
     except msgspec.ValidationError as error:
+        if _is_tables(kind) and isinstance(value, list):
+            raise ConfigError(f"{origin}: {key}: {clip(_place(error), 200)}") from error
         raise _refusal(key, value, origin, f"must be {allowed(kind)}") from error
     try:
         if key == "listen" and isinstance(converted, str):
-            parse_address(converted)
+            parse_listen(converted)
         if key == "nats.url" and isinstance(converted, list):
             return [parse_nats_url(part) for part in converted]
     except ValueError as error:
         raise _refusal(key, value, origin, str(error)) from error
     return converted
+
+
+def _is_tables(kind: inspect.Type) -> bool:
+    return isinstance(kind, inspect.ListType) and isinstance(kind.item_type, inspect.StructType)
+
+
+def _parse_tables(key: str, text: str, origin: str) -> object:
+    """Read an array of tables out of a variable, where it stands as JSON."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{origin}: {key}: is not a JSON array of objects: {error}") from error
+
+
+def _place(error: msgspec.ValidationError) -> str:
+    """Say where in an array of tables the mistake is, as in "tls.cert_file of number 2: …"."""
+    text = str(error).replace("Object contains unknown field", "unknown key")
+    what, _, path = text.partition(" - at `$")
+    found = re.match(r"\[(\d+)\]\.?([^`]*)", path)
+    if found is None:
+        return what
+    place = (
+        f"{found[2]} of number {int(found[1]) + 1}" if found[2] else f"number {int(found[1]) + 1}"
+    )
+    return f"{place}: {what}"
 
 
 def _convert_port(value: object, origin: str) -> str:
@@ -352,6 +380,7 @@ def _check_pairs(config: Config, origins: Mapping[str, str]) -> None:
         ("nats.user", "nats.password"),
         ("nats.data_user", "nats.data_password"),
         ("nats.tls_cert_file", "nats.tls_key_file"),
+        ("tls.cert_file", "tls.key_file"),
         ("auth.admin_user", "auth.admin_password"),
     )
     for one, other in pairs:
@@ -398,24 +427,3 @@ def _check_broker(config: Config, origins: Mapping[str, str]) -> None:
             f"{origins['nats.replicas']}: nats.replicas = {nats.replicas}: must be 1 with the"
             " embedded broker, which is one server; set nats.url for a cluster"
         )
-
-
-def _check_door(config: Config, origins: Mapping[str, str], warnings: list[str]) -> None:
-    """Refuse an open door to the network; warn of short signing secrets."""
-    host, _ = config.listen_address()
-    if config.auth.mode == "none" and not is_loopback(host):
-        if not config.auth.insecure:
-            raise ConfigError(
-                f'{origins["auth.mode"]}: auth.mode = "none": anyone could produce and consume on'
-                f" {host}; listen on 127.0.0.1, or set auth.insecure = true"
-            )
-        warnings.append(f"auth.mode is none on {host}: anyone who reaches it is let in")
-    for key in sorted(SECRETS):
-        secret = value_of(config, key)
-        if key.endswith("jwt_secret") and isinstance(secret, str):
-            size = len(secret.encode())
-            if size < SECRET_BYTES_GOOD:
-                warnings.append(
-                    f"{origins[key]}: {key} has {size} bytes; at least {SECRET_BYTES_GOOD} keep"
-                    " tokens from being forged by guessing"
-                )

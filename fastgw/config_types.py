@@ -24,12 +24,18 @@ MINUTES_MAX: Final = 1000 * 366 * 24 * 60
 
 PORT_DEFAULT: Final = 4444
 NATS_PORT_DEFAULT: Final = 4222
+UNIX_PREFIX: Final = "unix:"
+UNIX_PATH_BYTES_MAX: Final = 103
+"""SOURCE: sockaddr_un, 108 bytes on Linux and 104 on macOS, with the closing zero."""
+
 NATS_SCHEMES: Final = ("nats", "tls")
 
 SECRETS: Final = frozenset(
     {
         "auth.jwt_secret",
+        "auth.jwt_secrets_old",
         "auth.refresh_jwt_secret",
+        "auth.refresh_jwt_secrets_old",
         "auth.admin_password",
         "nats.password",
         "nats.token",
@@ -78,6 +84,20 @@ def parse_address(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError("the port must be 0 to 65535")
     return host, int(port)
+
+
+def parse_listen(text: str) -> tuple[str, int] | str:
+    """Split "HOST:PORT", or return the path of "unix:PATH".
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not text.startswith(UNIX_PREFIX):
+        return parse_address(text)
+    path = text.removeprefix(UNIX_PREFIX)
+    if not 0 < len(path.encode()) <= UNIX_PATH_BYTES_MAX or "\0" in path:
+        raise ValueError(f"a socket's path has 1 to {UNIX_PATH_BYTES_MAX} bytes")
+    return path
 
 
 def is_loopback(host: str) -> bool:
@@ -166,6 +186,69 @@ class NatsConfig(Table, frozen=True, kw_only=True):
     store_bytes_max: Annotated[int, _range(MIB, 1 << 62)] | None = None
 
 
+class TlsConfig(Table, frozen=True, kw_only=True):
+    """TLS of a listener: its certificate, and whether clients show one of theirs."""
+
+    cert_file: Text | None = None
+    key_file: Text | None = None
+    client_ca_file: Text | None = None
+    client_cert: Literal["none", "optional", "required"] = "none"
+    # Which part of a client's certificate names the user.
+    client_user: Literal["cn", "dns", "email", "uri"] = "cn"
+
+
+class ListenerConfig(Table, frozen=True, kw_only=True):
+    """One address to accept clients on, and what it is for."""
+
+    # "HOST:PORT", or "unix:PATH".
+    listen: Text
+    # "data" serves producing, consuming and tokens; "admin" the rest; probes are served by each.
+    serves: Literal["all", "data", "admin"] = "all"
+    socket_mode: Annotated[str, Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
+    tls: TlsConfig = TlsConfig()
+    # Addresses or networks of proxies, which must send a PROXY header; empty for no such protocol.
+    proxy_from: list[str] = []
+
+    def address(self) -> tuple[str, int] | str:
+        """Return host and port, or the path of a unix socket."""
+        return parse_listen(self.listen)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
+        address = self.address()
+        return isinstance(address, str) or is_loopback(address[0])
+
+
+Permission = Literal["produce", "consume", "admin"]
+
+
+class IssuerConfig(Table, frozen=True, kw_only=True):
+    """An outside issuer of tokens: where its keys are, and what its claims allow here."""
+
+    # Stands before the user's name, as in "okta:ann".
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    issuer: Text
+    audience: Annotated[list[Text], Meta(min_length=1, max_length=16)]
+    jwks_file: Text | None = None
+    jwks_url: Text | None = None
+    algorithms: Annotated[
+        list[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]],
+        Meta(min_length=1),
+    ] = msgspec.field(default_factory=lambda: ["RS256", "ES256", "EdDSA"])
+    leeway_s: Annotated[int, _range(0, 600)] = 60
+    user_claim: Text = "sub"
+    # "claims": the token says what its bearer may; "user": its claim names a user of fastgw.
+    maps: Literal["claims", "user"] = "claims"
+    permissions_claim: Text = "scope"
+    # From a word of that claim to what it allows; without an entry nothing is allowed.
+    permissions: dict[str, list[Permission]] = {}
+    stations: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    stations_claim: Text | None = None
+    refresh_s: Annotated[int, _range(10, 86_400)] = 300
+    timeout_ms: Annotated[int, _range(100, 60_000)] = 5_000
+
+
 class AuthConfig(Table, frozen=True, kw_only=True):
     """Who may call: tokens, their secrets and life times, and the first admin."""
 
@@ -175,6 +258,11 @@ class AuthConfig(Table, frozen=True, kw_only=True):
     # Without these two, secrets are made once and kept in the broker's key-value store.
     jwt_secret: Secret | None = None
     refresh_jwt_secret: Secret | None = None
+    # Configured secrets of before, whose tokens still count.
+    jwt_secrets_old: list[Secret] = []
+    refresh_jwt_secrets_old: list[Secret] = []
+    # Of the secrets that are made here; a configured one signs with HS256.
+    algorithm: Literal["HS256", "HS384", "HS512", "EdDSA"] = "HS256"
     token_expiry_minutes: Minutes = 15
     refresh_token_expiry_minutes: Minutes = 300
     # A cap, when set, shortens what a client asks for; the answer tells the real value.
@@ -199,6 +287,9 @@ class LimitsConfig(Table, frozen=True, kw_only=True):
     head_timeout_ms: Annotated[int, _range(100, 600_000)] = 10_000
     idle_timeout_ms: Annotated[int, _range(100, 3_600_000)] = 75_000
     body_timeout_ms: Annotated[int, _range(100, 3_600_000)] = 60_000
+    # A body must come at least this fast, measured once the grace is over; 0 for any pace.
+    body_rate_bytes_min: Annotated[int, _range(0, MIB)] = 512
+    body_rate_grace_ms: Annotated[int, _range(100, 600_000)] = 5_000
     ack_timeout_ms: Annotated[int, _range(10, 600_000)] = 5_000
     publishes_in_flight_max: Annotated[int, _range(1, 65_536)] = 500
     # Request bodies held while they wait for the broker, over all connections of a worker.
@@ -206,10 +297,29 @@ class LimitsConfig(Table, frozen=True, kw_only=True):
     waiting_ms_max: Annotated[int, _range(1, 600_000)] = 5_000
     pipelined_max: Annotated[int, _range(1, 10_000)] = 64
     connections_max: Annotated[int, _range(1, 1_000_000)] = 20_000
+    # Of one address, an IPv6 one by its /64; loopback and unix sockets are not counted.
+    connections_per_address_max: Annotated[int, _range(1, 1_000_000)] = 1_000
+    tls_handshake_timeout_ms: Annotated[int, _range(100, 600_000)] = 10_000
     consume_batch_max: Annotated[int, _range(1, 100_000)] = 1_000
     consume_wait_ms_max: Annotated[int, _range(1, 600_000)] = 30_000
     consume_bytes_max: Annotated[int, _range(KIB, 1024 * MIB)] = 8 * MIB
     drain_grace_ms: Annotated[int, _range(0, 600_000)] = 10_000
+
+
+Rate = Annotated[float, Meta(gt=0, le=1e12)]
+
+
+class RateConfig(Table, frozen=True, kw_only=True):
+    """How much one user, API key or client address may ask of one worker; unset for no bound."""
+
+    user_requests_per_s: Rate | None = None
+    user_bytes_per_s: Rate | None = None
+    key_requests_per_s: Rate | None = None
+    key_bytes_per_s: Rate | None = None
+    address_requests_per_s: Rate | None = None
+    address_bytes_per_s: Rate | None = None
+    # How many seconds' worth may come at once.
+    burst_s: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
 
 
 class StationsConfig(Table, frozen=True, kw_only=True):
@@ -232,6 +342,10 @@ class LogConfig(Table, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+LISTENERS_MAX: Final = 16
+ISSUERS_MAX: Final = 16
+
+
 class Config(Table, frozen=True, kw_only=True):
     """The whole configuration; `fastgw.config.load` makes and checks it."""
 
@@ -240,6 +354,11 @@ class Config(Table, frozen=True, kw_only=True):
     workers: Annotated[int, _range(1, 256)] | Literal["auto"] = 1
     nats: NatsConfig = NatsConfig()
     auth: AuthConfig = AuthConfig()
+    # Of the listener `listen`; those of [[listeners]] have their own.
+    tls: TlsConfig = TlsConfig()
+    listeners: Annotated[list[ListenerConfig], Meta(max_length=LISTENERS_MAX)] = []
+    issuers: Annotated[list[IssuerConfig], Meta(max_length=ISSUERS_MAX)] = []
+    rate: RateConfig = RateConfig()
     limits: LimitsConfig = LimitsConfig()
     stations: StationsConfig = StationsConfig()
     cors: CorsConfig = CorsConfig()
@@ -265,8 +384,18 @@ class Config(Table, frozen=True, kw_only=True):
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
 
-    def listen_address(self) -> tuple[str, int]:
-        """Return host and port to listen on; with the embedded broker the default is loopback."""
-        if self.listen is not None:
-            return parse_address(self.listen)
-        return ("127.0.0.1" if self.embedded else "0.0.0.0"), PORT_DEFAULT
+    def all_listeners(self) -> tuple[ListenerConfig, ...]:
+        """Return every listener, the main one first.
+
+        `[[listeners]]` without a `listen` beside them are all there is; without either, the main
+        one is on loopback with the embedded broker, and on every interface otherwise.
+        """
+        if self.listen is None and self.listeners:
+            return tuple(self.listeners)
+        host = "127.0.0.1" if self.embedded else "0.0.0.0"
+        listen = self.listen if self.listen is not None else f"{host}:{PORT_DEFAULT}"
+        return (ListenerConfig(listen=listen, tls=self.tls), *self.listeners)
+
+    def listen_address(self) -> tuple[str, int] | str:
+        """Return the main listener's host and port, or the path of its unix socket."""
+        return self.all_listeners()[0].address()

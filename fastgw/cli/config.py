@@ -7,6 +7,7 @@ JSON with the secrets masked; or the first mistake, on standard error, with exit
 from __future__ import annotations
 
 import click
+import msgspec
 
 from fastgw.cli._common import broker_options, json_option, print_json, print_table, warn
 from fastgw.config import Loaded, mask_urls
@@ -28,8 +29,7 @@ def check(loaded: Loaded) -> None:
     changed = sum(origin != "default" for origin in loaded.origins.values())
     click.echo(f"The configuration is good: {changed} of {len(loaded.origins)} keys are set.")
     settings = loaded.config
-    host, port = settings.listen_address()
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = " and ".join(listener.listen for listener in settings.all_listeners())
     urls = ", ".join(map(mask_urls, settings.nats.url))
     broker = urls or f"the embedded broker, data in {settings.data}"
     click.echo(f"It serves {where} with {settings.workers_count} worker(s) and {broker}.")
@@ -59,4 +59,15 @@ def _text(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return str(value).lower()
-    return ", ".join(map(str, value)) or "-" if isinstance(value, list) else str(value)
+    if isinstance(value, msgspec.Struct):
+        return _table(value)
+    return ", ".join(map(_text, value)) or "-" if isinstance(value, list) else str(value)
+
+
+def _table(value: msgspec.Struct) -> str:
+    """Show a table on one line, without what has its default."""
+    fields = msgspec.structs.fields(value)
+    told = ((one.name, getattr(value, one.name)) for one in fields)
+    plain = {one.name: one.default for one in fields}
+    told = ((name, value) for name, value in told if value not in (plain[name], [], {}))
+    return "{" + ", ".join(f"{name} = {_text(value)}" for name, value in told) + "}"

@@ -330,9 +330,10 @@ def test_load_auth_none_on_loopback_or_forced_is_taken() -> None:
 @pytest.mark.parametrize("key", sorted(SECRETS))
 def test_secret_of_wrong_type_is_refused_masked(tmp_path: Path, key: str) -> None:
     table, _, leaf = key.partition(".")
-    path = write(tmp_path, f'[{table}]\n{leaf} = ["{SECRET}"]')
+    path = write(tmp_path, f'[{table}]\n{leaf} = [["{SECRET}"]]')
     message = refusal(path)
-    assert f"{key} = ********: must be a string" in message
+    wanted = "a list of strings" if leaf.endswith("_old") else "a string"
+    assert f"{key} = ********: must be {wanted}" in message
     assert SECRET not in message
 
 
@@ -448,3 +449,79 @@ def test_parse_nats_url_fills_in_the_defaults(text: str, url: str) -> None:
 def test_parse_address_refuses_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         split_address(text)
+
+
+# --- doors ----------------------------------------------------------------------------------------
+
+ISSUER = """
+[[issuers]]
+name = "okta"
+issuer = "https://id.example"
+audience = ["fastgw"]
+jwks_url = "https://id.example/keys"
+permissions = { "events:write" = ["produce"] }
+"""
+
+
+def test_listeners_and_issuers_are_arrays_of_tables(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[listeners]]\nlisten = "unix:/run/f"\nserves = "data"\n' + ISSUER)
+    config = load(path, {}, {}).config
+    assert [one.listen for one in config.all_listeners()] == ["unix:/run/f"]
+    assert config.all_listeners()[0].address() == "/run/f"
+    assert config.issuers[0].permissions == {"events:write": ["produce"]}
+    config = load(path, {}, {"listen": "127.0.0.1:1"}).config
+    assert [one.listen for one in config.all_listeners()] == ["127.0.0.1:1", "unix:/run/f"]
+
+
+def test_listeners_stand_in_a_variable_as_json() -> None:
+    env = {"FASTGW_LISTENERS": '[{"listen": "127.0.0.1:99", "serves": "admin"}]'}
+    assert load(None, env, {}).config.all_listeners()[0].serves == "admin"
+    assert "is not a JSON array" in refusal(env={"FASTGW_LISTENERS": "127.0.0.1:99"})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[listeners]]\nlisten = "unix:"', "a socket's path has 1 to 103 bytes"),
+        (f'[[listeners]]\nlisten = "unix:/{"x" * 103}"', "a socket's path has 1 to 103 bytes"),
+        ('[[listeners]]\nlisten = "h:1"\nserves = "all of it"', "serves of number 1: Invalid"),
+        ('[[listeners]]\nlisten = "h:1"\nport = 2', "number 1: unknown key `port`"),
+        ('[[listeners]]\nlisten = "h:1"\n[[listeners]]\nlisten = "h:1"', "h:1 is there twice"),
+        ('[[listeners]]\nlisten = "h:1"\ntls.cert_file = "/x"', "tls.cert_file and tls.key_file"),
+        ('[tls]\ncert_file = "/x"', "tls.cert_file is set without tls.key_file"),
+        ('[tls]\nclient_cert = "required"', "clients' certificates need tls.cert_file"),
+        ('[tls]\ncert_file = "/none"\nkey_file = "/none"', '"/none": no such file'),
+        ('[[listeners]]\nlisten = "h:1"\nproxy_from = ["10.0.0.0/99"]', "no address or network"),
+        ('[[listeners]]\nlisten = "unix:/x"\nproxy_from = ["::1"]', "takes no PROXY header"),
+        ('[[listeners]]\nlisten = "h:1"\nsocket_mode = "0999"', "socket_mode of number 1"),
+        (ISSUER + ISSUER, "okta is there twice"),
+        (ISSUER.replace("https://id.example/keys", "http://id.example"), "begin with https://"),
+        (ISSUER.replace("//id.example/keys", "//u:p@id.example"), "without a user"),
+        (ISSUER.replace("jwks_url", "# "), "set one of jwks_file and jwks_url"),
+        (ISSUER.replace("jwks_url", 'jwks_file = "/none"\n#'), '"/none": cannot be read'),
+        (ISSUER.replace("permissions", "# "), "no token would allow anything"),
+        (ISSUER.replace('["fastgw"]', "[]"), "audience of number 1"),
+        (ISSUER + 'algorithms = ["HS256"]', "algorithms"),
+    ],
+)
+def test_door_that_cannot_be_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    assert told in refusal(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[listeners]]\nlisten = "0.0.0.0:1"',
+        '[[listeners]]\nlisten = "127.0.0.1:1"\nproxy_from = ["127.0.0.1"]',
+        '[[listeners]]\nlisten = "127.0.0.1:1"\n[[listeners]]\nlisten = "[::]:1"',
+    ],
+)
+def test_anonymous_mode_is_refused_on_any_open_listener(tmp_path: Path, text: str) -> None:
+    assert "anyone could produce" in refusal(write(tmp_path, f'auth.mode = "none"\n{text}'))
+
+
+def test_anonymous_mode_on_a_unix_socket_is_allowed(tmp_path: Path) -> None:
+    head = 'auth.mode = "none"\n[[listeners]]\nlisten = "unix:/run/f"\n'
+    assert load(write(tmp_path, head), {}, {}).warnings == []
+    loose = load(write(tmp_path, head + 'socket_mode = "0666"'), {}, {}).warnings
+    assert loose == ["auth.mode is none on /run/f, and its mode lets everyone in"]
