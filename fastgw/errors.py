@@ -44,6 +44,7 @@ _TABLE: Final = (
     Kind("version-unsupported", 505, closes=True),
     # The request was read; what it asks for is refused.
     Kind("bad-request", 400),
+    Kind("bad-encoding", 400),
     Kind("bad-json", 400),
     Kind("bad-station", 400),
     Kind("bad-subject", 400),
@@ -61,6 +62,8 @@ _TABLE: Final = (
     Kind("sequence-differs", 409),
     Kind("message-too-large", 413),
     Kind("media-type-unsupported", 415),
+    # How long to wait depends on the rate; the core says it beside this head.
+    Kind("rate-limited", 429, retryable=True),
     Kind("broker-busy", 429, retry_after_s=1, retryable=True),
     Kind("broker-refused", 400),
     # The gateway or the broker cannot do it now.

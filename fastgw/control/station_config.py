@@ -16,6 +16,7 @@ import msgspec
 from nats.js import api
 
 from fastgw.errors import ClientFault, clip
+from fastgw.senders.signatures import VerifierConfig, check_verifier
 
 NAME_CHARS_MAX: Final = 128
 HEADER_GLOBS_MAX: Final = 64
@@ -54,7 +55,8 @@ class StationRecord(msgspec.Struct, frozen=True, kw_only=True):
     `headers` says which request headers become message headers; `header_allow` names further
     `Nats-*` headers that producers may set; `owned` tells that the stream was created for it.
     `schema_version` is a number whenever `schema` names a schema. `filters` are the subjects that
-    its consumers read; none for the whole stream.
+    its consumers read; none for the whole stream. `verifier` says whose signatures stand in for a
+    credential; its secrets are not in the record's repr.
     """
 
     name: str
@@ -71,6 +73,7 @@ class StationRecord(msgspec.Struct, frozen=True, kw_only=True):
     allow_suffix: bool = True
     message_bytes_max: int | None = None
     filters: list[str] = []
+    verifier: VerifierConfig | None = None
 
 
 class StationInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,9 +100,10 @@ class StationSettings(TypedDict, total=False):
 
     Of the record: `headers` (all, none, or globs), `header_allow`, `schema` with `schema_version`
     (None or 0 pins the latest), `dead_letter` (a station), `allow_no_wait`, `allow_suffix`,
-    `message_bytes_max`. Of the stream: `storage`, `replicas`, `retention` ("limits", or "interest":
-    until every group acknowledged, or "workqueue": until the one group did), `max_age_s` (0 for
-    ever), `max_messages`, `max_bytes` (None without bound), `duplicate_window_s`.
+    `message_bytes_max`, `verifier` (None takes it away). Of the stream: `storage`, `replicas`,
+    `retention` ("limits", or "interest": until every group acknowledged, or "workqueue": until the
+    one group did), `max_age_s` (0 for ever), `max_messages`, `max_bytes` (None without bound),
+    `duplicate_window_s`.
     """
 
     headers: HeaderPolicy
@@ -110,6 +114,7 @@ class StationSettings(TypedDict, total=False):
     allow_no_wait: bool
     allow_suffix: bool
     message_bytes_max: int | None
+    verifier: VerifierConfig | None
     storage: Storage
     replicas: int
     retention: Retention
@@ -202,6 +207,8 @@ def policy_fields(settings: StationSettings) -> dict[str, Any]:
         fields["headers"] = _check_globs(fields["headers"])
     if "header_allow" in fields:
         fields["header_allow"] = _check_globs(fields["header_allow"])
+    if fields.get("verifier") is not None:
+        check_verifier(fields["verifier"])
     return fields
 
 
