@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SECRET_BYTES_GOOD: Final = 32
 """LIMIT: RFC 7518 §3.2, a key for HS256 has at least the 256 bits of the hash."""
 
+RESERVED_NAMES: Final = ("key", "webhook")
+"""Principals of API keys and signatures are called "key:NAME" and "webhook:STATION"."""
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text says where, which key, what, and what is allowed.
@@ -122,6 +125,8 @@ def _check_twice(names: list[str], key: str, origins: Mapping[str, str]) -> None
 
 
 def _check_issuer(issuer: IssuerConfig, where: str) -> None:
+    if issuer.name in RESERVED_NAMES:
+        raise ConfigError(f"{where}: the name {issuer.name} is taken by fastgw's own principals")
     if (issuer.jwks_file is None) == (issuer.jwks_url is None):
         raise ConfigError(f"{where}: set one of jwks_file and jwks_url")
     if issuer.jwks_file is not None and not os.access(issuer.jwks_file, os.R_OK):

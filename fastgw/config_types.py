@@ -193,7 +193,7 @@ class TlsConfig(Table, frozen=True, kw_only=True):
     key_file: Text | None = None
     client_ca_file: Text | None = None
     client_cert: Literal["none", "optional", "required"] = "none"
-    # Which part of a client's certificate names the user.
+    # Which part of a client's certificate names the user; of URIs those of spiffe:// count.
     client_user: Literal["cn", "dns", "email", "uri"] = "cn"
 
 
@@ -249,6 +249,10 @@ class IssuerConfig(Table, frozen=True, kw_only=True):
     timeout_ms: Annotated[int, _range(100, 60_000)] = 5_000
 
 
+OLD_SECRETS_MAX: Final = 15
+"""LIMIT: a token that names no key is tried with each."""
+
+
 class AuthConfig(Table, frozen=True, kw_only=True):
     """Who may call: tokens, their secrets and life times, and the first admin."""
 
@@ -259,8 +263,8 @@ class AuthConfig(Table, frozen=True, kw_only=True):
     jwt_secret: Secret | None = None
     refresh_jwt_secret: Secret | None = None
     # Configured secrets of before, whose tokens still count.
-    jwt_secrets_old: list[Secret] = []
-    refresh_jwt_secrets_old: list[Secret] = []
+    jwt_secrets_old: Annotated[list[Secret], Meta(max_length=OLD_SECRETS_MAX)] = []
+    refresh_jwt_secrets_old: Annotated[list[Secret], Meta(max_length=OLD_SECRETS_MAX)] = []
     # Of the secrets that are made here; a configured one signs with HS256.
     algorithm: Literal["HS256", "HS384", "HS512", "EdDSA"] = "HS256"
     token_expiry_minutes: Minutes = 15

@@ -9,6 +9,7 @@ here, and none is taken that cannot confirm a publish.
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from fastgw.nats.client import ControlClient
 
 REQUEST_TIMEOUT_S: Final = 5.0
+_STREAM_NAME: Final = re.compile(r"[^\s.*>/\\\x00-\x20\x7f-\xa0]{1,255}")
+"""SOURCE: nats-server, JSMaxNameLen, and what it takes in a stream's name; printable only.
+
+WHY here: nats-py lets control bytes and any length through, and a subject above 4,096 bytes makes
+the broker close the connection of the control plane.
+"""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -129,6 +136,8 @@ class Streams:
 
     async def read_subjects(self, stream: str) -> list[str]:
         """Return the subjects of a stream that a station may stand on."""
+        if not _STREAM_NAME.fullmatch(stream) or len(stream.encode("utf-8", "replace")) > 255:
+            raise ClientFault("bad-station", f"{clip(stream)} is no name that a stream may have")
         with broker_faults(f"read stream {clip(stream)}"):
             try:
                 config = (await self._js.stream_info(stream)).config

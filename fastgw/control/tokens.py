@@ -3,22 +3,22 @@
 What enters: a user who proved who it is; later, the text of a token.
 What leaves: a `TokenPair`, or the `Claims` of a token that is ours, whole, unexpired and meant for
 this use. Called by the handlers, on a miss of the token cache only.
-A token must never hold a password or a broker secret; whether its user still exists and has the
-same epoch is the caller's check, because only that is fresh at each use.
+A token must never hold a password or a broker secret, nor choose how it is checked: its `kid` finds
+the key, and the key names the only algorithm. Whether its user still exists and has the same epoch
+is the caller's check, because only that is fresh at each use.
 """
 
 from __future__ import annotations
 
-import logging
-import secrets
 import time
-from typing import TYPE_CHECKING, Final, Literal
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, Any, Final
 
 import jwt
 import msgspec
 
-from fastgw.control.store import Exists
-from fastgw.errors import ClientFault, InternalError
+from fastgw.control.secrets import Secrets, SigningKey, Use
+from fastgw.errors import ClientFault
 
 if TYPE_CHECKING:
     from typing import Self
@@ -27,19 +27,29 @@ if TYPE_CHECKING:
     from fastgw.control.store import Store
     from fastgw.control.users import UserRecord
 
-log = logging.getLogger("fastgw.control")
-
-Use = Literal["access", "refresh"]
-
-ALGORITHM: Final = "HS256"
-SECRET_BYTES: Final = 32
 MINUTES_MAX: Final = (2**63 - 1) // 60_000
 """LIMIT: an expiry in milliseconds that a client reads into 64 bits; clients ask for decades."""
 
 TOKEN_CHARS_MAX: Final = 4096
 LEEWAY_S: Final = 0
+CLOCK_SKEW_S_MAX: Final = 60
+"""LIMIT: how far the clock of the gateway that issued a token may be ahead of ours."""
+
 _LETTER: Final[dict[Use, str]] = {"access": "a", "refresh": "r"}
-_REQUIRED: Final = ["sub", "acc", "ep", "exp", "iat", "jti", "use"]
+_OPTIONS: Final[Any] = {
+    "require": ["sub", "acc", "ep", "exp", "iat", "jti", "use"],
+    "verify_aud": False,
+    # WHY: checked below, with room for clocks that differ.
+    "verify_iat": False,
+}
+# WHY the last three: text that is no UTF-8, numbers and nesting beyond what the parser takes.
+_DAMAGED: Final = (
+    jwt.InvalidTokenError,
+    msgspec.ValidationError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)
 
 
 class TokenError(ClientFault):
@@ -76,14 +86,20 @@ class _Payload(msgspec.Struct, frozen=True):
     acc: int
     ep: int
     exp: int
+    iat: int
     use: str
 
 
 class Tokens:
-    """Makes and reads tokens; made by `open`."""
+    """Makes and reads tokens; made by `open`.
 
-    def __init__(self, secret: bytes, refresh_secret: bytes, config: AuthConfig) -> None:
-        self._secrets: Final[dict[Use, bytes]] = {"access": secret, "refresh": refresh_secret}
+    Args:
+        secrets: all secrets of both uses, started.
+        config: life times.
+    """
+
+    def __init__(self, secrets: Secrets, config: AuthConfig) -> None:
+        self.secrets: Final = secrets
         self._config = config
 
     @classmethod
@@ -92,24 +108,11 @@ class Tokens:
 
         Raises:
             UpstreamFault: the broker is away.
+            InternalError: a secret cannot be used.
         """
-        found: dict[str, bytes] = {}
-        for name, configured in (
-            ("jwt", config.jwt_secret),
-            ("refresh", config.refresh_jwt_secret),
-        ):
-            if configured is None:
-                found[name] = await _stored_secret(store, f"secrets.{name}")
-                continue
-            found[name] = configured.encode()
-            if len(found[name]) < SECRET_BYTES:
-                log.warning(
-                    "the configured %s secret has %d bytes; %d or more keep tokens safe",
-                    name,
-                    len(found[name]),
-                    SECRET_BYTES,
-                )
-        return cls(found["jwt"], found["refresh"], config)
+        secrets = Secrets(store, config)
+        await secrets.start()
+        return cls(secrets, config)
 
     def issue(
         self,
@@ -153,22 +156,18 @@ class Tokens:
         if len(token) > TOKEN_CHARS_MAX:
             raise TokenError(f"a token of {len(token)} characters exceeds {TOKEN_CHARS_MAX}")
         try:
-            raw = jwt.decode(
-                token,
-                self._secrets[use],
-                # DANGER: pinned, so that a token cannot choose how it is checked ("none", RS256).
-                algorithms=[ALGORITHM],
-                options={"require": _REQUIRED, "verify_aud": False},
-                leeway=LEEWAY_S,
-            )
-            payload = msgspec.convert(raw, _Payload)
+            kid = jwt.get_unverified_header(token).get("kid")
+            keys = self.secrets.find(use, kid)
+            payload = msgspec.convert(_decode(token, keys), _Payload)
         except jwt.ExpiredSignatureError as error:
             raise TokenError("the token has expired") from error
-        except (jwt.InvalidTokenError, msgspec.ValidationError, OverflowError) as error:
+        except _DAMAGED as error:
             raise TokenError(f"the token is not valid ({type(error).__name__})") from error
         # WHY not the secret alone: both secrets may be configured to the same value.
         if payload.use != _LETTER[use]:
             raise TokenError(f"the token is no {use} token")
+        if payload.iat > time.time() + CLOCK_SKEW_S_MAX:
+            raise TokenError("the token is not valid (issued in the future)")
         return Claims(payload.sub, payload.acc, payload.ep, payload.exp)
 
     def _sign(self, user: UserRecord, account_id: int, minutes: int, use: Use) -> str:
@@ -179,10 +178,22 @@ class Tokens:
             "ep": user.epoch,
             "exp": now + minutes * 60,
             "iat": now,
-            "jti": secrets.token_urlsafe(12),
+            "jti": token_urlsafe(12),
             "use": _LETTER[use],
         }
-        return jwt.encode(payload, self._secrets[use], algorithm=ALGORITHM)
+        key = self.secrets.find_signer(use)
+        return jwt.encode(payload, key.private, key.algorithm, headers={"kid": key.kid})
+
+
+def _decode(token: str, keys: tuple[SigningKey, ...]) -> Any:
+    """Return the payload of a token that one of `keys` signed."""
+    for key in keys:
+        try:
+            # DANGER: pinned, so that a token cannot choose how it is checked ("none", RS256).
+            return jwt.decode(token, key.public, [key.algorithm], _OPTIONS, leeway=LEEWAY_S)
+        except jwt.InvalidSignatureError:
+            continue
+    raise TokenError("the token is signed by no secret in force")
 
 
 def _grant(asked: int | None, default: int, cap: int | None) -> int:
@@ -192,20 +203,3 @@ def _grant(asked: int | None, default: int, cap: int | None) -> int:
             "bad-request", f"an expiry of {minutes} minutes is not 1 to {MINUTES_MAX} minutes"
         )
     return minutes if cap is None else min(minutes, cap)
-
-
-async def _stored_secret(store: Store, key: str) -> bytes:
-    """Return the secret under `key`; of several gateways that start at once, one makes it."""
-    found = await store.get(key)
-    if found is None:
-        secret = secrets.token_bytes(SECRET_BYTES)
-        try:
-            await store.create(key, secret)
-        except Exists:
-            found = await store.get(key)
-        else:
-            log.info("made the signing secret %s", key)
-            return secret
-    if found is None or len(found[0]) < SECRET_BYTES:
-        raise InternalError(f"the stored secret {key} is missing or shorter than {SECRET_BYTES}")
-    return found[0]

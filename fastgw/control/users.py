@@ -3,7 +3,8 @@
 What enters: commands of an administrator, and names with passwords from the authenticate route.
 What leaves: `UserRecord`s, mirrored into this process within a second of any change anywhere.
 Called by the handlers and the command line. A record holds a hash, never a password; the epoch
-rises with each change that must end the tokens issued before it.
+rises with each change, which ends the tokens issued before it. The last user that may administer
+all stations stays as it is, so that nobody locks everyone out by mistake.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class Users:
         password: str,
         permissions: Iterable[str],
         stations: Iterable[str] = ("*",),
+        *,
+        disabled: bool = False,
     ) -> UserRecord:
         """Store a new user.
 
@@ -104,10 +107,11 @@ class Users:
         record = UserRecord(
             name=name,
             password_hash="",
-            permissions=_check_permissions(permissions),
-            stations=_check_globs(stations),
+            permissions=check_permissions(permissions),
+            stations=check_globs(stations),
             # WHY not 1: a user removed and added again must not revive the tokens of the first.
             epoch=time.time_ns() // 1_000_000,
+            disabled=disabled,
             created_at=time.time(),
         )
         record = msgspec.structs.replace(record, password_hash=await self._checker.hash(password))
@@ -123,16 +127,15 @@ class Users:
         Raises:
             ClientFault: no such user, or a password that cannot be.
         """
-        password_hash = await self._checker.hash(password)
-        return await self._modify(name, password_hash=password_hash)
+        return await self.change(name, password=password)
 
     async def set_disabled(self, name: str, disabled: bool) -> UserRecord:
         """Shut a user out, or let it in again; tokens issued before end either way.
 
         Raises:
-            ClientFault: no such user.
+            ClientFault: no such user, or the last one that may administer all stations.
         """
-        return await self._modify(name, disabled=disabled)
+        return await self.change(name, disabled=disabled)
 
     async def set_permissions(
         self, name: str, permissions: Iterable[str], stations: Iterable[str]
@@ -140,19 +143,64 @@ class Users:
         """Replace what a user may do, and where; tokens issued before end.
 
         Raises:
-            ClientFault: no such user, or a permission or glob that cannot be.
+            ClientFault: no such user, a permission or glob that cannot be, or the last one that may
+                administer all stations.
         """
-        allowed, globs = _check_permissions(permissions), _check_globs(stations)
-        return await self._modify(name, permissions=allowed, stations=globs)
+        return await self.change(name, permissions=permissions, stations=stations)
+
+    async def change(
+        self,
+        name: str,
+        *,
+        password: str | None = None,
+        permissions: Iterable[str] | None = None,
+        stations: Iterable[str] | None = None,
+        disabled: bool | None = None,
+    ) -> UserRecord:
+        """Change what is not None, at once; tokens issued before end, unless nothing differs.
+
+        Raises:
+            ClientFault: no such user, a value that cannot be, or "conflict" for the last user that
+                may administer all stations.
+        """
+        fields: dict[str, object] = {}
+        if permissions is not None:
+            fields["permissions"] = check_permissions(permissions)
+        if stations is not None:
+            fields["stations"] = check_globs(stations)
+        if disabled is not None:
+            fields["disabled"] = disabled
+        if password is not None:
+            if self.find(name) is None:
+                raise _unknown(name)
+            fields["password_hash"] = await self._checker.hash(password)
+        others = await self._others_administer(name)
+
+        def change(record: UserRecord) -> UserRecord:
+            changed = msgspec.structs.replace(record, **fields)
+            if changed == record:
+                return record
+            if not others and is_chief(record) and not is_chief(changed):
+                raise _last_chief(name)
+            return msgspec.structs.replace(changed, epoch=record.epoch + 1)
+
+        stored = await self._mirror.modify(name, change)
+        if stored is None:
+            raise _unknown(name)
+        return stored
 
     async def remove(self, name: str) -> None:
         """Remove a user.
 
         Raises:
-            ClientFault: no such user.
+            ClientFault: no such user, or "conflict" for the last one that may administer all
+                stations.
         """
+        found = await self._mirror.read(name)
+        if found is not None and is_chief(found[0]) and not await self._others_administer(name):
+            raise _last_chief(name)
         if not await self._mirror.remove(name):
-            raise ClientFault("not-found", f"there is no user {clip(name)}")
+            raise _unknown(name)
 
     async def check(self, name: str, password: str) -> UserRecord | None:
         """Return the user when the password is right and the user is not disabled, else None.
@@ -170,14 +218,35 @@ class Users:
         # WHY again: the user may have been changed or removed while the hash was computed.
         return before if right and self.find(name) == before else None
 
-    async def _modify(self, name: str, **fields: object) -> UserRecord:
-        def change(record: UserRecord) -> UserRecord:
-            return msgspec.structs.replace(record, epoch=record.epoch + 1, **fields)
+    async def _others_administer(self, name: str) -> bool:
+        """Tell whether a user beside `name` may administer all stations.
 
-        record = await self._mirror.modify(name, change)
-        if record is None:
-            raise ClientFault("not-found", f"there is no user {clip(name)}")
-        return record
+        WHY a look into the store: the mirror may not show yet what another gateway changed just
+        now. Two administrators that demote each other in the same instant still get through;
+        `fastgw user add` on the broker's machine helps then.
+        """
+        others = [one.name for one in self.records.values() if one.name != name and is_chief(one)]
+        for other in others:
+            found = await self._mirror.read(other)
+            if found is not None and is_chief(found[0]):
+                return True
+        return False
+
+
+def is_chief(record: UserRecord) -> bool:
+    """Tell whether a user may administer everything now: users, keys and secrets too."""
+    return not record.disabled and "admin" in record.permissions and "*" in record.stations
+
+
+def _unknown(name: str) -> ClientFault:
+    return ClientFault("not-found", f"there is no user {clip(name)}")
+
+
+def _last_chief(name: str) -> ClientFault:
+    return ClientFault(
+        "conflict",
+        f"{clip(name)} is the last user that may administer all stations; add another one first",
+    )
 
 
 def check_user_name(name: str) -> None:
@@ -200,7 +269,12 @@ def check_user_name(name: str) -> None:
         )
 
 
-def _check_permissions(permissions: Iterable[str]) -> list[Permission]:
+def check_permissions(permissions: Iterable[str]) -> list[Permission]:
+    """Return them in their order, each once.
+
+    Raises:
+        ClientFault: one that cannot be, none, or too many.
+    """
     asked = set(permissions)
     unknown = sorted(asked.difference(PERMISSIONS))
     if unknown or not asked:
@@ -211,7 +285,12 @@ def _check_permissions(permissions: Iterable[str]) -> list[Permission]:
     return [permission for permission in PERMISSIONS if permission in asked]
 
 
-def _check_globs(stations: Iterable[str]) -> list[str]:
+def check_globs(stations: Iterable[str]) -> list[str]:
+    """Return them in their order, each once.
+
+    Raises:
+        ClientFault: one that cannot be, none, or too many.
+    """
     globs = list(dict.fromkeys(stations))
     if not 1 <= len(globs) <= STATIONS_MAX:
         raise ClientFault("bad-request", f"{len(globs)} station globs are not 1 to {STATIONS_MAX}")

@@ -43,6 +43,10 @@ CLOSE_S_MAX: Final = 2.0
 ERROR_CHARS_MAX: Final = 200
 _REFUSALS: Final = ("authorization violation", "authentication")
 
+INBOX_PREFIX: Final = "_INBOX_fastgw"
+"""WHY its own: records with password hashes arrive there, and the data plane's user must not hear
+them; it may subscribe below `_INBOX.` only."""
+
 
 class ControlClient(Client):
     """A nats-py client that never gives up.
@@ -77,6 +81,7 @@ class ControlClient(Client):
             self.connect(
                 list(config.url),
                 name=self._label_name,
+                inbox_prefix=INBOX_PREFIX,
                 error_cb=self._on_error,
                 reconnected_cb=self._on_reconnected,
                 disconnected_cb=self._on_disconnected,

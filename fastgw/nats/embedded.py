@@ -69,8 +69,19 @@ DATA_PLANE_DENIED: Final = (
     "$JS.API.CONSUMER.PAUSE.>",
     "$JS.API.CONSUMER.RESET.>",
     "$JS.API.CONSUMER.UNPIN.>",
+    "$JS.API.CONSUMER.PEER.>",
     "$JS.API.CONSUMER.MSG.NEXT.KV_fastgw.>",
+    "$JS.ACK.KV_fastgw.>",
+    "$JS.FC.>",
+    "$JS.EVENT.>",
+    "$MQTT.>",
+    "$SRV.>",
+    "_INBOX.>",
+    "_INBOX_fastgw.>",
 )
+
+DATA_PLANE_INBOXES: Final = ("_INBOX.*.*", "_INBOX.*.c.*")
+"""Where acks and pulled messages arrive, and nothing else."""
 
 
 class EmbeddedBroker:
@@ -218,7 +229,7 @@ class EmbeddedBroker:
         control, data = self._passwords
         permissions = {
             "publish": {"allow": [">"], "deny": list(DATA_PLANE_DENIED)},
-            "subscribe": {"allow": ["_INBOX.>"]},
+            "subscribe": {"allow": list(DATA_PLANE_INBOXES)},
         }
         jetstream: dict[str, object] = {
             "store_dir": str(self._folder),

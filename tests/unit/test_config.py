@@ -495,6 +495,7 @@ def test_listeners_stand_in_a_variable_as_json() -> None:
         ('[[listeners]]\nlisten = "unix:/x"\nproxy_from = ["::1"]', "takes no PROXY header"),
         ('[[listeners]]\nlisten = "h:1"\nsocket_mode = "0999"', "socket_mode of number 1"),
         (ISSUER + ISSUER, "okta is there twice"),
+        (ISSUER.replace("okta", "key"), "the name key is taken"),
         (ISSUER.replace("https://id.example/keys", "http://id.example"), "begin with https://"),
         (ISSUER.replace("//id.example/keys", "//u:p@id.example"), "without a user"),
         (ISSUER.replace("jwks_url", "# "), "set one of jwks_file and jwks_url"),
