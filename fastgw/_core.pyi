@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
-from fastgw.config_types import LimitsConfig
+from fastgw.config_types import LimitsConfig, RateConfig
 from fastgw.errors import Fault
 from fastgw.schema.base import Verdict
+from fastgw.senders.signatures import Verifier
 
 PRODUCE: Final[int]
 CONSUME: Final[int]
@@ -20,6 +21,7 @@ class Principal:
     stations: tuple[str, ...]
     epoch: int
     expires_at: float
+    key: str | None
     def __init__(
         self,
         user: str,
@@ -28,6 +30,9 @@ class Principal:
         stations: tuple[str, ...] = ...,
         epoch: int = ...,
         expires_at: float = ...,
+        *,
+        origins: tuple[str, ...] | None = ...,
+        key: str | None = ...,
     ) -> None: ...
     def may(self, permission: int, station: str) -> bool: ...
 
@@ -51,6 +56,7 @@ class Station:
         allow_suffix: bool = ...,
         allow_no_wait: bool = ...,
         keeps_refused: bool = ...,
+        verifier: Verifier | None = ...,
     ) -> None: ...
 
 @final
@@ -79,6 +85,10 @@ class Request:
     def message_id(self) -> str | None: ...
     @property
     def client(self) -> str: ...
+    @property
+    def certificate_user(self) -> str | None: ...
+    @property
+    def serves(self) -> Literal["all", "data", "admin"]: ...
     @property
     def closed(self) -> bool: ...
     def header(self, name: bytes) -> bytes | None: ...
@@ -122,22 +132,32 @@ class Ingress:
         self,
         loop: asyncio.AbstractEventLoop,
         limits: LimitsConfig,
+        rates: RateConfig,
         *,
         tokens_max: int,
         cors_origins: tuple[str, ...],
         identify: Callable[[Request], Principal | Awaitable[Principal | None] | None],
         dispatch: Callable[[Request], None],
         consume: Callable[[Request], None],
+        inflate: Callable[[bytes, bytes, int], bytes | Awaitable[bytes]],
         refused: Callable[[Request, bytes, bytes, str], None],
         report: Callable[[str, BaseException | None], None],
     ) -> None: ...
     @property
     def is_broker_live(self) -> bool: ...
-    def protocol(self) -> HttpConnection: ...
+    def protocol(
+        self,
+        *,
+        serves: Literal["all", "data", "admin"] = ...,
+        client: str | None = ...,
+        name_of: Callable[[dict[str, Any]], str | None] | None = ...,
+    ) -> HttpConnection: ...
+    def has_room_for(self, address: str) -> bool: ...
     def make_link(self) -> BrokerLink: ...
     def put_station(self, station: Station) -> None: ...
     def drop_station(self, name: str) -> None: ...
     def forget_user(self, user: str) -> None: ...
+    def forget_everyone(self) -> None: ...
     def allow_anonymous(self, principal: Principal) -> None: ...
     def find_principal(
         self, request: Request
@@ -153,6 +173,7 @@ class Ingress:
     def on_identified(
         self, request: Request, done: asyncio.Future[Principal | None], forgets_count: int
     ) -> None: ...
+    def on_inflated(self, request: Request, done: asyncio.Future[bytes]) -> None: ...
     def publish(
         self, station: Station, fields: bytes, payload: bytes, on_done: Callable[[bool], None]
     ) -> None: ...

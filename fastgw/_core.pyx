@@ -3,7 +3,7 @@
     socket bytes
       1 http_request   httptools callbacks -> Request            _core/http_request.pxi, http_rules.pxi
       2 route          method + path -> Station                  _core/route.pxi
-      3 authorize      credential bytes -> Principal             _core/authorize.pxi
+      3 authorize      credential bytes -> Principal             _core/authorize.pxi, admit.pxi, rate.pxi
       4 validate       body -> the messages in it, checked       _core/validate.pxi, judge.pxi
       5 encode         one message -> its frame                  _core/encode.pxi, http_fields.pxi
       6 publish        slots in flight, one write per turn       _core/publish.pxi, link.pxi
@@ -35,6 +35,8 @@ from fnmatch import fnmatchcase
 from hashlib import sha256
 from http import HTTPStatus
 from inspect import isawaitable
+from ipaddress import IPv6Address
+from itertools import islice
 from secrets import token_urlsafe
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -81,6 +83,7 @@ include "_core/ascii.pxi"
 include "_core/buffer.pxi"
 include "_core/http_response.pxi"
 include "_core/route.pxi"
+include "_core/rate.pxi"
 include "_core/authorize.pxi"
 include "_core/validate.pxi"
 include "_core/encode.pxi"
@@ -95,6 +98,7 @@ include "_core/judge.pxi"
 include "_core/consume.pxi"
 include "_core/link.pxi"
 include "_core/http_rules.pxi"
+include "_core/admit.pxi"
 include "_core/http_request.pxi"
 
 
@@ -105,18 +109,23 @@ cdef class Ingress:
     Args:
         loop: the running event loop.
         limits: `fastgw.config.LimitsConfig`, whose bounds are copied.
+        rates: `fastgw.config.RateConfig`, likewise.
         tokens_max: how many verified credentials are kept.
         cors_origins: origins that may read answers; ("*",) for all, () for no CORS headers.
         identify: called with a Request whose credential is not cached; returns a Principal, None,
             or an awaitable of either.
         dispatch: called with a Request of any path that is not a station's.
         consume: called with a Request of a station's consume/batch.
+        inflate: undoes a Content-Encoding: called with its name, the body and the bound in bytes;
+            returns the plain body or an awaitable of it.
         refused: called with a Request, its header block, a message and the reason, for each message
             that the schema of a station with dead letters refused.
         report: called with a text and an exception for each defect that was survived.
     """
 
-    cdef object call_soon, identify, dispatch, consume, refused, report, on_turn
+    cdef object call_soon, identify, dispatch, consume, inflate, refused, report, on_turn
+    cdef Rates user_rates, key_rates, address_rates
+    cdef Visitors visitors
     cdef dict routes
     cdef TokenCache tokens
     cdef Principal anonymous
@@ -136,18 +145,20 @@ cdef class Ingress:
     cdef Py_ssize_t request_line_bytes_max, headers_bytes_max
     cdef int headers_count_max, publishes_in_flight_max, pipelined_max, connections_max
     cdef uint64_t head_timeout_ms, idle_timeout_ms, body_timeout_ms, ack_timeout_ms, waiting_ms_max
+    cdef uint64_t body_rate_bytes_min, body_rate_grace_ms
     cdef int64_t waiting_bytes_max, consume_bytes_max
     # Counters, for monitoring.
     cdef readonly uint64_t requests_count, faults_count, defects_count
 
     def __init__(
-        self, loop, limits, *, int tokens_max, tuple cors_origins, identify, dispatch, consume, refused,
-        report
+        self, loop, limits, rates, *, int tokens_max, tuple cors_origins, identify, dispatch, consume,
+        inflate, refused, report
     ):
         self.call_soon = loop.call_soon
         self.identify = identify
         self.dispatch = dispatch
         self.consume = consume
+        self.inflate = inflate
         self.refused = refused
         self.report = report
         self.on_turn = self.turn
@@ -158,6 +169,10 @@ cdef class Ingress:
         self.waiting = WaitingLine()
         self.dirty = []
         self.copy_limits(limits)
+        self.user_rates = Rates(rates.user_requests_per_s, rates.user_bytes_per_s, rates.burst_s)
+        self.key_rates = Rates(rates.key_requests_per_s, rates.key_bytes_per_s, rates.burst_s)
+        self.address_rates = Rates(
+            rates.address_requests_per_s, rates.address_bytes_per_s, rates.burst_s)
         self.cors_head, self.preflight_head = build_cors(cors_origins)
         self.cors_origins = None
         if cors_origins and "*" not in cors_origins:
@@ -187,13 +202,32 @@ cdef class Ingress:
         self.waiting_ms_max = limits.waiting_ms_max
         self.waiting_bytes_max = limits.waiting_bytes_max
         self.consume_bytes_max = limits.consume_bytes_max
+        self.body_rate_bytes_min = limits.body_rate_bytes_min
+        self.body_rate_grace_ms = limits.body_rate_grace_ms
+        self.visitors = Visitors(limits.connections_per_address_max)
         return 0
 
     # --- the face for gateway.py ------------------------------------------------------------
 
-    def protocol(self) -> HttpConnection:
-        """A protocol for one accepted client connection."""
-        return HttpConnection.__new__(HttpConnection, self)
+    def protocol(self, *, str serves="all", str client=None, name_of=None) -> HttpConnection:
+        """A protocol for one accepted client connection.
+
+        Args:
+            serves: "all", "data" or "admin": which routes its listener is for.
+            client: the client's address when a proxy has told it; else the socket's own counts.
+            name_of: returns the user that a client's certificate names, or None; it gets the
+                certificate as `ssl.SSLSocket.getpeercert` returns it.
+        """
+        cdef HttpConnection conn = HttpConnection.__new__(HttpConnection, self)
+        conn.serves = <Serves><int>SERVES_WORDS.index(serves)
+        conn.peer = client
+        conn.name_of = name_of
+        return conn
+
+    def has_room_for(self, str address) -> bool:
+        """Whether a client at `address` may open one more connection."""
+        return (len(self.connections) < self.connections_max
+                and self.visitors.has_room(address_key(address)))
 
     def make_link(self) -> BrokerLink:
         """A protocol for one data-plane connection to the broker."""
@@ -214,13 +248,18 @@ cdef class Ingress:
         self.forgets_count += 1
         self.tokens.forget(user)
 
+    def forget_everyone(self) -> None:
+        """Drop every cached credential, because what they were checked with has changed."""
+        self.forgets_count += 1
+        self.tokens.principals.clear()
+
     def allow_anonymous(self, Principal principal) -> None:
         """Let every request without credentials act as `principal`."""
         self.anonymous = principal
 
     def find_principal(self, Request request):
         """Who sends the request: a Principal, None, or an awaitable of either."""
-        return self.authorize(request)
+        return authorize(self, request)
 
     def begin_drain(self) -> None:
         """Answer what is there, and close each connection behind its last answer."""
@@ -284,86 +323,6 @@ cdef class Ingress:
 
     # --- one request ------------------------------------------------------------------------
 
-    cdef object authorize(self, Request request):
-        """Step 3: the principal of the request's credential, from the nearest cache that has it."""
-        cdef HttpConnection conn = request.conn
-        cdef double now = <double>unix_time(NULL)
-        cdef Principal principal
-        cdef bytes key
-        # WHY: a connection mostly repeats its credential, and comparing is cheaper than hashing.
-        if (request.credential is not None and conn.known_forgets_count == self.forgets_count
-                and is_same_bytes(request.credential, conn.known_credential)
-                and conn.known_principal.expires_at > now):
-            return conn.known_principal
-        key = credential_key(request)
-        if key is None:
-            return self.anonymous
-        found = self.tokens.find(key, now)
-        if found is None:
-            found = self.identify(request)
-            if type(found) is Principal:
-                self.tokens.remember(key, found)
-        if type(found) is Principal and key is request.credential:
-            conn.known_credential = key
-            conn.known_principal = found
-            conn.known_forgets_count = self.forgets_count
-        return found
-
-    cdef int route(self, Request request) except -1:
-        """Step 2: find the station by the target; other targets keep all their headers."""
-        cdef PyObject* found = PyDict_GetItem(self.routes, request.url)
-        cdef Route route
-        self.requests_count += 1
-        request.path_bytes = request.url
-        if found == NULL:
-            request.path_bytes, request.query_bytes = split_target(request.url)
-            found = PyDict_GetItem(self.routes, request.path_bytes)
-            if found == NULL and b"%" in request.path_bytes:
-                decoded = unquote_to_bytes(request.path_bytes)
-                found = PyDict_GetItem(self.routes, decoded)
-        if found == NULL:
-            request.header_list = []
-            return 0
-        route = <Route>found
-        request.station = route.station
-        request.action = route.action
-        return 0
-
-    cdef int admit(self, Request request) except -1:
-        """Steps 2 and 3 with the head known: set the answer when the head alone earns one."""
-        if request.method_name == b"OPTIONS":
-            request.answer = self.preflight_head
-            return 0
-        if request.action == ACTION_OTHER:
-            if (request.method_name not in (b"POST", b"PUT")
-                    or not request.path_bytes.startswith(GUARDED_PATHS)):
-                return 0
-            # WHY: without a credential nobody may have us keep a body, whatever the path is.
-        elif request.method_name != b"POST":
-            request.refuse("method-not-allowed", f"{request.method} is not served here; POST is")
-            request.answer += b"Allow: POST, OPTIONS\r\n"
-            return 0
-        found = self.authorize(request)
-        if found is None:
-            return request.refuse("unauthorized", "no valid credential")
-        if type(found) is Principal:
-            return self.admit_principal(request, found)
-        request.state = REQUEST_IDENTIFYING
-        task = ensure_future(found)
-        forgets_count = self.forgets_count
-        task.add_done_callback(lambda done: self.on_identified(request, done, forgets_count))
-        return 0
-
-    cdef int admit_principal(self, Request request, Principal principal) except -1:
-        request.identity = principal
-        if request.action == ACTION_OTHER:
-            return 0
-        needed = CONSUME if request.action == ACTION_CONSUME else PRODUCE
-        if not principal.allows(needed, request.station.name):
-            verb = "consume from" if request.action == ACTION_CONSUME else "produce to"
-            request.refuse("forbidden", f"{clip(principal.user)} may not {verb} {clip(request.station.name)}")
-        return 0
-
     def on_identified(self, Request request, done, forgets_count) -> None:
         """An identity check off the loop has ended.
 
@@ -371,47 +330,11 @@ cdef class Ingress:
             forgets_count: how many users had changed when the check began; when one has changed
                 since, the verdict may be stale and is not kept.
         """
-        if request.state == REQUEST_GONE:
-            return
-        request.state = REQUEST_READING
-        try:
-            principal = done.result()
-        except Fault as fault:
-            request.refuse(fault.kind.word, fault.text)
-        except Exception as error:
-            self.report_defect("an identity check failed", error)
-            request.refuse("internal", "internal error")
-        else:
-            if principal is None:
-                request.refuse("unauthorized", "no valid credential")
-            else:
-                if forgets_count == self.forgets_count:
-                    self.tokens.remember(credential_key(request), principal)
-                self.admit_principal(request, principal)
-        if request.is_complete:
-            self.proceed(request, &self.no_fields)
+        take_identity(self, request, done, forgets_count)
 
-    cdef int proceed(self, Request request, Buffer* fields) except -1:
-        """The body is complete: go on to step 4, or answer what was refused."""
-        if request.answer is not None:
-            return request.make_ready()
-        if request.state == REQUEST_IDENTIFYING:
-            request.fields = copy_of(fields)
-            return 0
-        request.state = REQUEST_SERVING
-        try:
-            if request.action == ACTION_SINGLE or request.action == ACTION_BATCH:
-                self.produce(request, fields)
-            elif request.action == ACTION_CONSUME:
-                self.consume(request)
-            else:
-                self.dispatch(request)
-        except Fault as fault:
-            request.fail(fault)
-        except Exception as error:
-            self.report_defect("a request failed", error)
-            request.finish("internal", "internal error")
-        return 0
+    def on_inflated(self, Request request, done) -> None:
+        """A body was inflated off the loop, or could not be."""
+        take_inflated(self, request, done)
 
     def resume(self, Request request) -> None:
         """Take a request back to step 2 after its station was made."""
@@ -424,11 +347,11 @@ cdef class Ingress:
         request.station = (<Route>found).station
         request.action = (<Route>found).action
         request.fields = None
-        self.admit_principal(request, principal)
+        admit_principal(self, request, principal)
         request.state = REQUEST_READING
         try:
             refill_fields(request, &fields)
-            self.proceed(request, &fields)
+            proceed(self, request, &fields)
         finally:
             drop_buffer(&fields)
 

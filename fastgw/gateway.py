@@ -1,6 +1,6 @@
-"""Assembly of one worker: Config -> tables -> Ingress -> listener; start, drain, stop.
+"""Assembly of one worker: Config -> tables -> Ingress; start, drain, stop.
 
-What enters: a checked `Config`, the way to the broker, and a bound socket.
+What enters: a checked `Config` and the way to the broker; `server` brings the listeners.
 What leaves: a gateway that answers. `server` calls it; it is the only room that knows all rooms.
 It must never touch a produced message: those stay in the compiled core.
 """
@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from fastgw import _core
+from fastgw.control.issuers import Issuers
+from fastgw.control.keys import Keys
 from fastgw.control.schemas import Schemas
 from fastgw.control.stations import Stations, check_station_name
 from fastgw.control.store import Store
@@ -22,10 +24,14 @@ from fastgw.control.users import Users
 from fastgw.errors import ClientFault, Fault, InternalError, UpstreamFault, clip
 from fastgw.handlers import encode_json
 from fastgw.handlers.admin import Admin
-from fastgw.handlers.admin import Handler as AdminHandler
+from fastgw.handlers.admin_access import AdminAccess
 from fastgw.handlers.auth import Auth
 from fastgw.handlers.consume import Consume
+from fastgw.handlers.docs import Docs
 from fastgw.handlers.monitoring import Monitoring
+from fastgw.handlers.routes import Handler as AdminHandler
+from fastgw.handlers.routes import Routes
+from fastgw.inflate import inflate
 from fastgw.nats.client import ControlClient, open_control
 from fastgw.nats.connection import DataPlane
 from fastgw.refusals import Refusals
@@ -33,8 +39,6 @@ from fastgw.schema.graphql_pool import close_pool
 from fastgw.station_table import StationTable
 
 if TYPE_CHECKING:
-    import socket
-
     from fastgw.config import Config
     from fastgw.config_types import NatsConfig
 
@@ -43,11 +47,12 @@ log: Final = logging.getLogger("fastgw.gateway")
 SWEEP_S: Final = 0.1
 """How often deadlines are looked at; a timeout is at most this late."""
 
-LISTEN_BACKLOG: Final = 1024
-"""LIMIT: connections that wait for accept; the kernel caps it at net.core.somaxconn."""
-
 REFRESH_PATH: Final = "/auth/refreshtoken"
 """Compared without case: deployed clients of the reference write it in several ways."""
+
+DATA_PATHS: Final = frozenset({"/auth/authenticate", REFRESH_PATH})
+ADMIN_PATHS: Final = frozenset({"/openapi.json", "/docs"})
+"""What only a listener for data, or for administration, serves; probes are served by each."""
 
 Handler = Callable[[_core.Request], Awaitable[None] | None]
 
@@ -69,19 +74,20 @@ class Gateway:
         self._nats: Final = nats
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
-        self._server: asyncio.Server | None = None
         self._client: ControlClient
         self._store: Store
         self._data_plane: DataPlane
         self._sweeper: asyncio.TimerHandle
         self.users: Users
+        self.keys: Keys
+        self._issuers: Issuers
         self.schemas: Schemas
         self.stations: Stations
         self._station_table: StationTable
         self._refusals: Refusals
         self.ingress: _core.Ingress
         self._auth: Auth
-        self._admin: Admin
+        self._admin: Routes
         self._consume: Consume
         self._table: dict[str, dict[str, Handler]]
 
@@ -99,16 +105,20 @@ class Gateway:
         self._store = await Store.open(self._client, self._nats.replicas)
         tokens = await Tokens.open(self._store, self.config.auth)
         self.users = Users(self._store)
+        self.keys = Keys(self._store)
+        self._issuers = Issuers(self.config.issuers)
         self.schemas = Schemas(self._store)
         self.stations = Stations(self._store, self._store.js, self._nats, self.schemas)
         self.ingress = _core.Ingress(
             loop,
             self.config.limits,
+            self.config.rate,
             tokens_max=self.config.auth.tokens_cached_max,
             cors_origins=tuple(self.config.cors.origins) if self.config.cors.enabled else (),
             identify=self._identify,
             dispatch=self._dispatch,
             consume=self._on_consume,
+            inflate=inflate,
             refused=self._on_refused,
             report=_report_defect,
         )
@@ -116,14 +126,20 @@ class Gateway:
             everything = _core.PRODUCE | _core.CONSUME | _core.ADMIN
             self.ingress.allow_anonymous(_core.Principal("anonymous", 1, everything))
         self.users.on_change(self.ingress.forget_user)
+        self.keys.on_change(lambda name: self.ingress.forget_user("key:" + name))
+        tokens.secrets.on_removal(self.ingress.forget_everyone)
+        self._issuers.on_removal(self.ingress.forget_everyone)
         self._station_table = StationTable(self.ingress, self.schemas)
         self._refusals = Refusals(self.ingress, self._station_table)
         self.stations.on_change(self._station_table.put)
-        self._auth = Auth(self.config, self.users, tokens)
-        self._admin = Admin(self.stations, self.schemas)
+        self._auth = Auth(self.config, self.users, self.keys, tokens, self._issuers)
+        access = AdminAccess(self.users, self.keys, tokens.secrets)
+        self._admin = Routes([*Admin(self.stations, self.schemas).routes(), *access.routes()])
         self._consume = Consume(self.config, self.stations, self.ingress)
         self._table = self._build_table(Monitoring(self.find_trouble))
         await self.users.start()
+        await self.keys.start()
+        await self._issuers.start()
         await self.schemas.start()
         await self.stations.start()
         await self._station_table.settle()
@@ -134,18 +150,9 @@ class Gateway:
         self._sweep()
         await self._data_plane.wait_live(self._nats.connect_timeout_ms / 1000)
 
-    async def listen(self, sock: socket.socket) -> None:
-        """Accept clients on a bound socket."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self.ingress.protocol, sock=sock, backlog=LISTEN_BACKLOG
-        )
-
     async def drain(self) -> None:
-        """Take no new clients, answer what was accepted, within the grace period."""
+        """Answer what was accepted, within the grace period; the listeners take nobody any more."""
         self._is_draining = True
-        if self._server is not None:
-            self._server.close()
         self.ingress.begin_drain()
         deadline = asyncio.get_running_loop().time() + self.config.limits.drain_grace_ms / 1000
         while self.ingress.stats()["connections"]:
@@ -164,6 +171,8 @@ class Gateway:
             await self._data_plane.stop()
         if hasattr(self, "users"):
             self.users.close()
+        if hasattr(self, "_issuers"):
+            await self._issuers.close()
         if hasattr(self, "schemas"):
             self.schemas.close()
             close_pool()
@@ -201,7 +210,7 @@ class Gateway:
         handlers = self._table.get(path)
         if handlers is None and (found := self._admin.match(path)):
             handlers = {method: self._for_admin(handler) for method, handler in found.items()}
-        if handlers is None:
+        if handlers is None or not self._is_served(request, path):
             self._run(request, self._serve_station_or_nothing(request, path))
             return
         method = "GET" if request.method == "HEAD" else request.method
@@ -210,6 +219,12 @@ class Gateway:
             _refuse_method(request, sorted(handlers))
             return
         self._run(request, handler(request))
+
+    def _is_served(self, request: _core.Request, path: str) -> bool:
+        """Tell whether a path that we know is one that the request's listener is for."""
+        if request.serves == "data":
+            return path in self._table and path not in ADMIN_PATHS
+        return request.serves == "all" or path not in DATA_PATHS
 
     def _for_admin(self, handler: AdminHandler) -> Handler:
         """Return `handler` behind the question who asks."""
@@ -241,11 +256,14 @@ class Gateway:
 
     def _build_table(self, monitoring: Monitoring) -> dict[str, dict[str, Handler]]:
         """Build the handlers by path and method."""
+        docs = Docs(self.config)
         return {
             "/": {"GET": monitoring.root},
             "/monitoring/status": {"GET": monitoring.status},
             "/healthz": {"GET": monitoring.healthz},
             "/readyz": {"GET": monitoring.readyz},
+            "/openapi.json": {"GET": docs.openapi},
+            "/docs": {"GET": docs.page},
             "/auth/authenticate": {"POST": self._auth.authenticate},
             REFRESH_PATH: {"POST": self._auth.refresh},
         }
@@ -254,7 +272,7 @@ class Gateway:
 
     async def _serve_station_or_nothing(self, request: _core.Request, path: str) -> None:
         """Create an unknown station and go on, or say 405, 401, 400, 403 or 404, in this order."""
-        found = _STATION_PATH.fullmatch(path)
+        found = _STATION_PATH.fullmatch(path) if request.serves != "admin" else None
         if found is not None and request.method != "POST":
             _refuse_method(request, ["POST"])
             return

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -22,19 +21,22 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
+from fastgw.door.listeners import ListenError, Listeners, bind_all, close_all
+from fastgw.door.tls import find_loose_keys
 from fastgw.errors import Fault
 from fastgw.gateway import Gateway
 from fastgw.nats.credentials import CredentialsError
 from fastgw.nats.embedded import EmbeddedBroker
 from fastgw.nats.folder import EmbeddedError
-from fastgw.supervisor import Supervisor
+from fastgw.supervisor import Supervisor, Terminal
 from fastgw.welcome import make_admin, say_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fastgw.config import Config, Loaded
     from fastgw.config_types import NatsConfig
+    from fastgw.door.listeners import Bound
 
 log: Final = logging.getLogger("fastgw.server")
 
@@ -50,23 +52,30 @@ def serve(loaded: Loaded) -> int:
     """Run the gateway until a signal ends it. Returns 0, or 1 after one line on stderr."""
     config = loaded.config
     _set_up_logging(config)
-    for warning in loaded.warnings:
+    for warning in (*loaded.warnings, *find_loose_keys(config.all_listeners())):
         log.warning("%s", warning)
+    # WHY: a signal for renewed certificates may come before anyone can act on it, and must not end
+    # us; a function, unlike "ignore", is not inherited by the broker.
+    if not Terminal().is_there:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     broker: EmbeddedBroker | None = None
+    bounds: list[Bound] = []
     try:
-        sock = _bind(config)
+        bounds = bind_all(config)
         if config.embedded:
             broker = EmbeddedBroker.start(config.data, config.nats)
         nats = config.nats if broker is None else broker.address.apply(config.nats)
         if config.workers_count == 1:
-            return _run_worker(config, nats, sock, broker, 0)
-        # WHY: the bound socket stays here, unlistened, so that the port remains ours while every
-        # worker has a socket of its own in the kernel's group.
-        run = functools.partial(_run_forked, config, nats, sock)
-        return Supervisor(config.workers_count, run, broker).run()
-    except (EmbeddedError, CredentialsError, OSError) as error:
+            return _run_worker(config, nats, bounds, broker, 0)
+        run = functools.partial(_run_forked, config, nats, bounds)
+        # WHY: a unix socket is the same one in every process: the clients of one that no worker
+        # accepts from any more would wait in vain.
+        close = functools.partial(close_all, bounds)
+        return Supervisor(config.workers_count, run, broker, close).run()
+    except (EmbeddedError, CredentialsError, ListenError, OSError) as error:
         return _fail(str(error))
     finally:
+        close_all(bounds)
         if broker is not None:
             broker.stop()
 
@@ -88,53 +97,22 @@ def _set_up_logging(config: Config) -> None:
     logging.getLogger("nats").setLevel(logging.CRITICAL)
 
 
-def _bind(config: Config) -> socket.socket:
-    """Bind the listening address, so that a taken port is told before anything else starts."""
-    host, port = config.listen_address()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if config.workers_count > 1:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, port))
-        if config.workers_count == 1:
-            # WHY: two sockets may be bound to one port until one listens; so listen here.
-            sock.listen(1)
-    except OSError as error:
-        sock.close()
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    sock.setblocking(False)
-    return sock
-
-
-def _url(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
-
-
 def _run_forked(
     config: Config,
     nats: NatsConfig,
-    bound: socket.socket,
+    bounds: Sequence[Bound],
     index: int,
     on_ready: Callable[[], None],
 ) -> int:
-    """Run worker `index` in a forked process, on a listening socket of its own."""
-    sock = socket.socket(bound.family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.bind(bound.getsockname())
-    sock.setblocking(False)
-    bound.close()
-    return _run_worker(config, nats, sock, None, index, on_ready)
+    """Run worker `index` in a forked process, on TCP sockets of its own."""
+    own = [bound.in_worker() for bound in bounds]
+    return _run_worker(config, nats, own, None, index, on_ready)
 
 
 def _run_worker(
     config: Config,
     nats: NatsConfig,
-    sock: socket.socket,
+    bounds: Sequence[Bound],
     broker: EmbeddedBroker | None,
     index: int,
     on_ready: Callable[[], None] = lambda: None,
@@ -142,7 +120,7 @@ def _run_worker(
     """Run one gateway on this process's event loop until SIGTERM or SIGINT."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_work(config, nats, sock, broker, index, on_ready))
+            return runner.run(_work(config, nats, bounds, broker, index, on_ready))
     except Fault as fault:
         return _fail(fault.text)
 
@@ -150,7 +128,7 @@ def _run_worker(
 async def _work(
     config: Config,
     nats: NatsConfig,
-    sock: socket.socket,
+    bounds: Sequence[Bound],
     broker: EmbeddedBroker | None,
     index: int,
     on_ready: Callable[[], None],
@@ -160,38 +138,52 @@ async def _work(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     gateway = Gateway(config, nats)
+    terminal = Terminal()
     try:
         await gateway.start()
         admin = await make_admin(gateway.users, config) if index == 0 else None
-        await gateway.listen(sock)
+        listeners = Listeners(bounds, config.limits, gateway.ingress)
+        await listeners.start()
+        loop.add_signal_handler(signal.SIGHUP, _on_hang_up, listeners, terminal, ended)
         on_ready()
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 50)
         if index == 0:
-            _announce(config, _url(sock))
-            users_count = len(gateway.users.records)
-            say_ready(config, _url(sock), admin, known_users=users_count)
+            urls = [bound.url for bound in bounds]
+            _announce(config, urls)
+            say_ready(config, urls, admin, known_users=len(gateway.users.records))
         keeper = loop.create_task(_keep_broker(broker)) if broker is not None else None
         await ended.wait()
         log.info("stopping: answering what was accepted")
         if keeper is not None:
             keeper.cancel()
+        listeners.stop_accepting()
         await gateway.drain()
+        await listeners.close()
     finally:
         await gateway.stop()
     return 0
 
 
-def _announce(config: Config, url: str) -> None:
-    """Leave the address in the data folder, for scripts that had the system choose the port."""
+def _on_hang_up(listeners: Listeners, terminal: Terminal, ended: asyncio.Event) -> None:
+    """Read renewed certificates; or end, when it is our terminal that was closed."""
+    if terminal.is_gone():
+        ended.set()
+    else:
+        listeners.reload()
+
+
+def _announce(config: Config, urls: Sequence[str]) -> None:
+    """Leave the addresses in the data folder, for scripts that had the system choose the port."""
     path = Path(config.data) / "gateway.json"
     # WHY: who reads this wants the process to send a signal to, which is the workers' parent.
     pid = os.getpid() if config.workers_count == 1 else os.getppid()
+    told = {"address": urls[0], "pid": pid, "listeners": list(urls)}
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps({"address": url, "pid": pid}))
+        draft.write_text(json.dumps(told))
         draft.replace(path)
     except OSError as error:
         # WHY: a sidecar with a broker of its own may run on a read-only file system.

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, cast
 
 from fastgw import _core
-from fastgw.errors import Fault, UpstreamFault
+from fastgw.errors import ClientFault, Fault, UpstreamFault
 from fastgw.schema.base import LongValidator
+from fastgw.senders.signatures import make_verifier
 
 if TYPE_CHECKING:
     from fastgw.control.schemas import Schemas
     from fastgw.control.station_config import StationRecord
     from fastgw.schema.base import Validator, Verdict
+    from fastgw.senders.signatures import Verifier
 
 log: Final = logging.getLogger("fastgw.stations")
 
@@ -171,12 +173,32 @@ class StationTable:
             allow_suffix=record.allow_suffix,
             allow_no_wait=record.allow_no_wait,
             keeps_refused=record.dead_letter is not None,
+            verifier=_find_verifier(record),
         )
         self._served[record.name] = station
         self._ingress.put_station(station)
         # WHY: in the same step as the route, so that no later request overtakes these.
         for request in self._waiting.pop(record.name, []):
             request.resume()
+
+
+class _Nobody:
+    """Takes no signature, because the station's own verifier cannot be made."""
+
+    header_names: frozenset[bytes] = frozenset()
+
+    def verify(self, headers: Mapping[bytes, bytes], body: bytes, now: float) -> None:
+        raise ClientFault("unauthorized", "this station's verifier is damaged")
+
+
+def _find_verifier(record: StationRecord) -> Verifier | None:
+    if record.verifier is None:
+        return None
+    try:
+        return make_verifier(record.verifier)
+    except Fault as fault:
+        log.error("the webhook verifier of %s cannot be used: %s", record.name, fault.text)
+        return _Nobody()
 
 
 def _refuse_with(fault: Fault) -> Check:

@@ -35,6 +35,17 @@ STEADY_S: Final = 5.0
 """A worker that lived this long did not die at once; the pause begins at the minimum again."""
 
 
+class Terminal:
+    """Tells a hang-up of the terminal that this process was started at from a signal to reload."""
+
+    def __init__(self) -> None:
+        self.is_there: Final = os.isatty(0)
+
+    def is_gone(self) -> bool:
+        """Whether there was a terminal and it is closed; its signal means the end then."""
+        return self.is_there and not os.isatty(0)
+
+
 class Supervisor:
     """Keeps `workers_count` forked workers alive.
 
@@ -43,6 +54,7 @@ class Supervisor:
         run_worker: runs worker number i in the forked process and returns its exit code; calls its
             second argument when it serves.
         broker: the embedded broker, which is kept alive too; None when there is none.
+        on_end: called once, before the workers are told to end: what they share is to be closed.
     """
 
     def __init__(
@@ -50,15 +62,18 @@ class Supervisor:
         workers_count: int,
         run_worker: Callable[[int, Callable[[], None]], int],
         broker: EmbeddedBroker | None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._count = workers_count
         self._run_worker = run_worker
         self._broker = broker
+        self._close_shared = on_end
         self._workers: dict[int, tuple[int, float]] = {}
         self._due: dict[int, float] = {}
         self._pauses: dict[int, float] = {}
         self._is_ending = False
         self._has_served = False
+        self._terminal = Terminal()
         self._ready_read, self._ready_write = os.pipe()
         os.set_blocking(self._ready_read, False)
 
@@ -66,6 +81,7 @@ class Supervisor:
         """Return 0 after a wanted end, and 1 when the first workers could not start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_end)
+        signal.signal(signal.SIGHUP, self._on_hang_up)
         for index in range(self._count):
             self._fork(index)
         code = 0
@@ -90,14 +106,25 @@ class Supervisor:
         os.write(self._ready_write, b".")
 
     def _on_end(self, number: int, frame: object) -> None:
-        self._is_ending = True
         self._end_workers()
 
+    def _on_hang_up(self, number: int, frame: object) -> None:
+        """Have every worker read renewed certificates; or end, when our terminal was closed."""
+        if self._terminal.is_gone():
+            self._end_workers()
+        else:
+            self._signal_workers(signal.SIGHUP)
+
     def _end_workers(self) -> None:
+        if not self._is_ending:
+            self._close_shared()
         self._is_ending = True
+        self._signal_workers(signal.SIGTERM)
+
+    def _signal_workers(self, number: signal.Signals) -> None:
         for pid in list(self._workers):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, number)
 
     def _reap(self) -> int:
         """Collect ended workers and plan their replacement. Returns 1 if one gave up by itself."""
@@ -149,6 +176,8 @@ class Supervisor:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            # WHY: until the worker can reload there is nothing to reload, and the default is death.
+            signal.signal(signal.SIGHUP, lambda number, frame: None)
             if end_with_parent is not None:
                 end_with_parent()
             code = self._run_worker(index, self._say_ready)

@@ -7,6 +7,7 @@ What enters: the users' table and the configuration. What leaves: a user, and te
 from __future__ import annotations
 
 import secrets
+import shlex
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -15,7 +16,10 @@ from fastgw.config import mask_urls
 from fastgw.errors import ClientFault
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastgw.config import Config
+    from fastgw.config_types import ListenerConfig
     from fastgw.control.users import Users
 
 PASSWORD_BYTES: Final = 15
@@ -56,24 +60,52 @@ def _has_admin(users: Users) -> bool:
     return any("admin" in record.permissions for record in users.records.values())
 
 
-def say_ready(config: Config, url: str, admin: Admin | None, *, known_users: int) -> None:
-    """Print where the gateway listens; on the first start also what to paste."""
+def say_ready(
+    config: Config, urls: Sequence[str], admin: Admin | None, *, known_users: int
+) -> None:
+    """Print where the gateway listens; on the first start also what to paste.
+
+    Args:
+        urls: of every listener, the main one first.
+        known_users: how many users there are.
+    """
     broker = "embedded broker" if config.embedded else f"broker {mask_urls(config.nats.url[0])}"
-    lines = [f"fastgw {__version__} is ready at {url}  ({broker}, data in {config.data})"]
+    shown = ", ".join(urls)
+    lines = [f"fastgw {__version__} is ready at {shown}  ({broker}, data in {config.data})"]
+    main = config.all_listeners()[0]
+    url = "http://localhost" if urls[0].startswith("unix:") else urls[0]
+    curl = _curl(main)
     if admin is not None and admin.password is not None:
-        lines += _first_steps(url, admin)
+        lines += _first_steps(url, curl, admin)
     elif config.auth.mode == "none":
         lines.append(
             "Anyone who can reach this address may produce and consume: auth.mode is none."
         )
     else:
-        lines.append(f"For a token POST username and password to {url}/auth/authenticate.")
+        through = "" if curl == "curl" else f" ({curl})"
+        lines.append(f"For a token POST username and password to {url}/auth/authenticate{through}.")
         if not known_users:
             lines.append("There is no user yet: make one with `fastgw user add NAME`.")
     print("\n".join(lines), flush=True)
 
 
-def _first_steps(url: str, admin: Admin) -> list[str]:
+def _curl(listener: ListenerConfig) -> str:
+    """Return curl with what this listener needs: the socket, the certificate to trust, or one."""
+    words = ["curl"]
+    address = listener.address()
+    if isinstance(address, str):
+        words += ["--unix-socket", shlex.quote(address)]
+    if listener.tls.cert_file is not None:
+        # WHY: it may be self-signed; where a public authority signed it, the option is needless.
+        words += ["--cacert", shlex.quote(listener.tls.cert_file)]
+    if listener.tls.client_cert == "required":
+        words += ["--cert", "YOURS.pem", "--key", "YOURS.key"]
+    if listener.proxy_from:
+        words.append("--haproxy-protocol")
+    return " ".join(words)
+
+
+def _first_steps(url: str, curl: str, admin: Admin) -> list[str]:
     body = f'{{"username":"{admin.name}","password":"{admin.password}"}}'
     bearer = '-H "Authorization: Bearer $TOKEN"'
     station = f"{url}/stations/hello"
@@ -87,16 +119,16 @@ def _first_steps(url: str, admin: Admin) -> list[str]:
         "Paste into another terminal:",
         "",
         "  # a token",
-        f'  TOKEN=$(echo \'{body}\' | curl -s {url}/auth/authenticate -d @- | sed \'s/.*"jwt":"\\([^"]*\\)".*/\\1/\')',
+        f'  TOKEN=$(echo \'{body}\' | {curl} -s {url}/auth/authenticate -d @- | sed \'s/.*"jwt":"\\([^"]*\\)".*/\\1/\')',
         "",
         "  # one message: the answer comes when it is stored",
-        f"  curl {station}/produce/single {bearer} -d 'hello, world'",
+        f"  {curl} {station}/produce/single {bearer} -d 'hello, world'",
         "",
         "  # many messages in one request",
-        f"  curl {station}/produce/batch {bearer} -H 'Content-Type: application/json' -d '[{{\"n\":1}},{{\"n\":2}}]'",
+        f"  {curl} {station}/produce/batch {bearer} -H 'Content-Type: application/json' -d '[{{\"n\":1}},{{\"n\":2}}]'",
         "",
         "  # read them back",
-        f'  curl {station}/consume/batch {bearer} -H \'Content-Type: application/json\' -d \'{{"consumer_name":"me","batch_size":10,"batch_max_wait_time_ms":1000}}\'',
+        f'  {curl} {station}/consume/batch {bearer} -H \'Content-Type: application/json\' -d \'{{"consumer_name":"me","batch_size":10,"batch_max_wait_time_ms":1000}}\'',
         "",
         "Ctrl-C stops it; the next start keeps users, stations and messages.",
     ]

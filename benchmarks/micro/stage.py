@@ -25,7 +25,8 @@ from fastgw._core import (
     Request,
     Station,
 )
-from fastgw.config import LimitsConfig
+from fastgw.config import LimitsConfig, RateConfig
+from fastgw.inflate import inflate
 
 TOKEN: Final = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9." + "e" * 160 + "." + "s" * 43
 MESSAGE: Final = build_message()
@@ -114,11 +115,13 @@ class Stage:
         self.ingress = Ingress(
             cast("AbstractEventLoop", self.loop),
             msgspec.structs.replace(LimitsConfig(), **limits),
+            RateConfig(),
             tokens_max=1000,
             cors_origins=("*",),
             identify=lambda request: Principal("bench", 1, PRODUCE | CONSUME),
             dispatch=self.dispatched.append,
             consume=self.consumed.append,
+            inflate=inflate,
             refused=lambda request, block, message, reason: None,
             report=self._fail,
         )

@@ -37,11 +37,13 @@ cdef dict ACK_FAULTS = {
 cdef inline int64_t parse_stored(const char* ack, Py_ssize_t size, bytes expected_head) noexcept:
     """Sequence of `{"stream":"S","seq":7}` when it has exactly this shape, else -1."""
     cdef Py_ssize_t head = PyBytes_GET_SIZE(expected_head)
+    cdef int64_t sequence
     if size <= head + 1 or ack[size - 1] != 125:
         return -1
     if memcmp(ack, PyBytes_AS_STRING(expected_head), <size_t>head) != 0:
         return -1
-    return parse_decimal(ack + head, size - head - 1)
+    sequence = parse_decimal(ack + head, size - head - 1)
+    return sequence if sequence > 0 else -1
 
 
 cdef object ack_fault(object error):

@@ -20,6 +20,8 @@ cdef class Principal:
         stations: globs of the stations that the permissions hold for.
         epoch: the user's permissions epoch when the token was issued.
         expires_at: seconds since 1970 after which the credential is void; infinity for never.
+        origins: web origins that may use the credential, or None for any client.
+        key: name of the API key, or None for a user.
     """
 
     cdef readonly str user
@@ -28,6 +30,9 @@ cdef class Principal:
     cdef readonly tuple stations
     cdef readonly int64_t epoch
     cdef readonly double expires_at
+    cdef readonly str key
+    cdef frozenset origins
+    cdef Bucket bucket               # what the user or key may still ask; None for no bound
     cdef bint every_station
     cdef dict verdicts
 
@@ -39,6 +44,9 @@ cdef class Principal:
         tuple stations=("*",),
         int64_t epoch=0,
         double expires_at=float("inf"),
+        *,
+        tuple origins=None,
+        str key=None,
     ):
         self.user = user
         self.account_id = account_id
@@ -46,6 +54,8 @@ cdef class Principal:
         self.stations = stations
         self.epoch = epoch
         self.expires_at = expires_at
+        self.origins = None if origins is None else frozenset(o.encode() for o in origins)
+        self.key = key
         self.every_station = "*" in stations
         self.verdicts = {}
 

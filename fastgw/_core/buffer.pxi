@@ -37,13 +37,16 @@ cdef inline char* end_of(Buffer* buffer) noexcept nogil:
 
 cdef inline void put_reserved(Buffer* buffer, const char* data, size_t size) noexcept nogil:
     """Append bytes for which the caller has reserved room."""
-    memcpy(buffer.data + buffer.size, data, size)
-    buffer.size += size
+    # WHY: copying nothing from nowhere is undefined all the same.
+    if size:
+        memcpy(buffer.data + buffer.size, data, size)
+        buffer.size += size
 
 
 cdef inline int put(Buffer* buffer, const char* data, size_t size) except -1:
-    reserve(buffer, size)
-    put_reserved(buffer, data, size)
+    if size:
+        reserve(buffer, size)
+        put_reserved(buffer, data, size)
     return 0
 
 

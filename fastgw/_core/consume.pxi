@@ -180,6 +180,25 @@ cdef inline bint is_same_name(HeaderLine* a, HeaderLine* b) noexcept nogil:
         a.name_borrowed, b.name_borrowed, <size_t>a.name_size) == 0
 
 
+cdef int put_many_header_members(Buffer* json, const char* first, const char* end) except -1:
+    """Append the headers of a long block; see `put_header_members`."""
+    cdef dict values = {}
+    cdef HeaderLine line
+    cdef bint is_first = True
+    while next_header(&first, end, &line):
+        name = line.name_borrowed[:line.name_size]
+        values.setdefault(name, []).append(line.value_borrowed[:line.value_size])
+    for name, found in values.items():
+        put(json, b'"', 1) if is_first else put(json, b',"', 2)
+        is_first = False
+        put_header_text(json, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        put(json, b'":"', 3)
+        joined = b", ".join(found)
+        put_header_text(json, PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined))
+        put(json, b'"', 1)
+    return 0
+
+
 cdef int put_header_members(Buffer* json, const char* block, Py_ssize_t size) except -1:
     """Append the headers of a block as members; values of one name are joined by a comma.
 
@@ -194,6 +213,9 @@ cdef int put_header_members(Buffer* json, const char* block, Py_ssize_t size) ex
     if first == NULL:
         return 0
     at = first + 1
+    if size > SHORT_BLOCK_BYTES_MAX:
+        # WHY: comparing each name with each costs the square of their number.
+        return put_many_header_members(json, at, end)
     while next_header(&at, end, &line):
         was_seen = False
         other_at = first + 1
@@ -225,14 +247,17 @@ cdef bytes delivery_metadata(bytes subject, bytes ack_subject):
     """
     tokens = ack_subject.split(b".")
     base = 4 if len(tokens) == 9 else 6
-    if len(tokens) < base + 4:
-        raise InternalError(f"an ack subject of {len(tokens)} tokens is not understood")
-    members = {
-        "seq": int(tokens[base + 1]),
-        "timestamp": nanoseconds_text(int(tokens[base + 3])),
-        "deliveries": int(tokens[base]),
-        "subject": subject.decode("utf-8", "replace"),
-    }
+    try:
+        members = {
+            "seq": int(tokens[base + 1]),
+            "timestamp": nanoseconds_text(int(tokens[base + 3])),
+            "deliveries": int(tokens[base]),
+            "subject": subject.decode("utf-8", "replace"),
+        }
+    except (IndexError, ValueError, OverflowError, OSError):
+        # WHY: a message that no consumer has sent tells only its subject; what else came with it
+        # must still be delivered.
+        members = {"subject": subject.decode("utf-8", "replace")}
     cdef bytes text = msgspec.json.encode(members)
     return b"," + text[1:len(text) - 1]
 

@@ -20,8 +20,9 @@ cdef enum Field:
     FIELD_TRANSFER_ENCODING
     FIELD_ORIGIN
     FIELD_NATS
-    FIELD_MESSAGE_ID         # Idempotency-Key, msg-id, webhook-id
+    FIELD_MESSAGE_ID         # Idempotency-Key, msg-id, webhook-id, svix-id
     FIELD_SUBJECT
+    FIELD_HANDSHAKE
 
 # SOURCE: the allow-list of the contract; the server compares these names with regard to case.
 cdef dict NATS_NAMES = {
@@ -52,6 +53,8 @@ cdef inline Field find_field(const char* name, Py_ssize_t size) noexcept nogil:
     elif size == 7:
         if is_same_text(name, b"upgrade", 7):
             return FIELD_UPGRADE
+        if is_same_text(name, b"svix-id", 7):
+            return FIELD_MESSAGE_ID
         if is_same_text(name, b"trailer", 7):
             return FIELD_DROPPED
         if is_same_text(name, b"baggage", 7):
@@ -93,6 +96,9 @@ cdef inline Field find_field(const char* name, Py_ssize_t size) noexcept nogil:
     elif size == 17:
         if is_same_text(name, b"transfer-encoding", 17):
             return FIELD_TRANSFER_ENCODING
+    elif size == 22:
+        if is_same_text(name, b"webhook-request-origin", 22):
+            return FIELD_HANDSHAKE
     if size >= 5 and is_same_text(name, b"nats-", 5):
         return FIELD_NATS
     if size >= 6 and is_same_text(name, b"proxy-", 6):
@@ -148,9 +154,9 @@ cdef int forward_field(Buffer* fields, Request request, Field kind, bytes name, 
 cdef int note_message_id(Request request, bytes name, bytes value) except -1:
     """Keep the message id of the strongest of the names that can set it.
 
-    Order of strength: `Nats-Msg-Id`, `Idempotency-Key`, `msg-id`, `webhook-id`.
+    Order of strength: `Nats-Msg-Id`, `Idempotency-Key`, `msg-id`, `webhook-id` or `svix-id`.
     """
-    cdef int strength = {11: 4, 15: 3, 6: 2, 10: 1}[len(name)]
+    cdef int strength = {11: 4, 15: 3, 6: 2, 10: 1, 7: 1}[len(name)]
     if value and strength > request.id_strength:
         request.id_strength = strength
         request.message_id_bytes = value
@@ -165,6 +171,16 @@ cdef bytes element_type(bytes content_type):
     if content_type[:29].lower() == b"application/cloudevents-batch":
         return b"application/cloudevents" + content_type[29:]
     return content_type
+
+
+cdef int keep_signature_field(Request request, bytes name, bytes value) except -1:
+    """Keep a header that the station's verifier reads; one that comes twice verifies nothing."""
+    name = name.lower()
+    if name in request.station.signature_names:
+        if request.signature_fields is None:
+            request.signature_fields = {}
+        request.signature_fields[name] = b"" if name in request.signature_fields else value
+    return 0
 
 
 cdef bint is_forwardable(Field kind) noexcept nogil:
@@ -212,6 +228,9 @@ cdef bint is_host_valid(bytes host) noexcept:
                 at += 3
             else:
                 break
+        if at == 0:
+            # SOURCE: RFC 9110 §4.2.1, an http URI names a host.
+            return False
     if at == size:
         return True
     if text[at] != 58 or size - at > 6:

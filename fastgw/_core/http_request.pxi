@@ -29,7 +29,16 @@ cdef class HttpConnection:
     cdef int hosts_count, fields_count
     cdef Py_ssize_t head_bytes, fields_bytes, raw_bytes, body_size, body_max
     cdef int64_t content_length
-    cdef bytes transfer_coding, host, connection_value, line
+    cdef bytes transfer_coding, host, connection_value
+    cdef object feeding              # what the parser has now
+    cdef bytearray line              # what came of a request line that is not whole
+    cdef bint is_line_first          # whether it stands where the reading began
+    cdef bint is_line_here           # whether it began in `feeding`
+    cdef Py_ssize_t line_from        # before this offset of `feeding` it does not stand
+    # How far the message was when `feeding` began: its phase, its body, the last bytes of its head.
+    cdef Phase feeding_phase
+    cdef Py_ssize_t feeding_body
+    cdef bytes head_end
     cdef Buffer fields
     cdef bytearray assembly
     # The connection.
@@ -37,7 +46,14 @@ cdef class HttpConnection:
     cdef bint is_lingering           # the last answer is out; what still comes is dropped
     cdef bint is_half_closed, is_paused, is_reading_paused, is_dirty, is_closed, is_tls
     cdef uint64_t deadline_ms
-    cdef object peer
+    cdef uint64_t paused_until_ms    # by then what was written must have been read
+    cdef str peer, address           # who it is; what counts as one client
+    cdef Serves serves
+    cdef Bucket bucket
+    cdef object name_of
+    cdef str certificate_user
+    cdef bytes certificate_key       # what the certificate's principal is cached by
+    cdef uint64_t body_since_ms
     # The credential of the last request, and whose it was found to be.
     cdef bytes known_credential
     cdef Principal known_principal
@@ -55,18 +71,38 @@ cdef class HttpConnection:
     def connection_made(self, transport) -> None:
         self.transport = transport
         self.ingress.connections.add(self)
-        # WHY: with a mark of 0, a paused protocol means exactly "the transport holds bytes", and
-        # only then must a write go through the transport instead of straight to the socket.
-        transport.set_write_buffer_limits(high=0)
         sock = transport.get_extra_info("socket")
         self.is_tls = transport.get_extra_info("sslcontext") is not None
+        # WHY: with a mark of 0, a paused protocol means exactly "the transport holds bytes", and
+        # only then must a write go through the transport instead of straight to the socket. Under
+        # TLS uvloop pauses at the mark, not above it: 0 would pause for ever.
+        transport.set_write_buffer_limits(high=1 if self.is_tls else 0)
         if sock is not None and not self.is_tls:
             self.fd = sock.fileno()
         self.make_parser()
         self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
+        self.meet_client()
         if len(self.ingress.connections) > self.ingress.connections_max:
             self.fault("overloaded", f"more than {self.ingress.connections_max} connections")
             self.close_after_answers()
+
+    cdef int meet_client(self) except -1:
+        """Find out who it is, and whether one more connection of it is too many."""
+        cdef Ingress ingress = self.ingress
+        self.address = address_key(self.client_address())
+        self.bucket = ingress.address_rates.find(self.address, ingress.now_ms)
+        if self.name_of is not None and self.is_tls:
+            certificate = self.transport.get_extra_info("peercert")
+            self.certificate_user = self.name_of(certificate) if certificate else None
+            if self.certificate_user is not None:
+                self.certificate_key = b"\0cert " + self.certificate_user.encode()
+        has_room = ingress.visitors.has_room(self.address)
+        ingress.visitors.enter(self.address)
+        if not has_room:
+            self.fault("overloaded",
+                       f"more than {ingress.visitors.each_max} connections of one address")
+            self.close_after_answers()
+        return 0
 
     cdef int make_parser(self) except -1:
         self.parser = HttpRequestParser(self)
@@ -96,11 +132,14 @@ cdef class HttpConnection:
 
     cdef int feed_bytes(self, object data, Py_ssize_t size) except -1:
         """Give bytes to the parser, and count those that bring no body nearer to its end."""
-        cdef Py_ssize_t body_before = self.body_size
         cdef Request request_before = self.current
-        if self.phase == PHASE_IDLE or self.line is not None:
-            if not check_request_line(self, data):
-                return 0
+        self.feeding = data
+        self.line_from = 0
+        self.is_line_here = False
+        self.feeding_phase = self.phase
+        self.feeding_body = self.body_size
+        if self.phase == PHASE_IDLE:
+            self.is_line_first = True
         try:
             self.feed(data)
         except HttpParserUpgrade as upgrade:
@@ -112,7 +151,12 @@ cdef class HttpConnection:
         except HttpParserError as error:
             self.fault("bad-request-framing", f"not a valid HTTP/1.1 request: {clip(error)}")
             return 0
-        if self.is_stopped or self.current is None or self.current is not request_before:
+        self.feeding = None
+        if self.is_stopped or self.current is None:
+            return 0
+        if self.phase == PHASE_HEAD:
+            self.keep_line(data)
+        if self.current is not request_before:
             return 0
         if self.phase == PHASE_HEAD:
             # LIMIT: no callback comes while a field is incomplete, so the bytes themselves count.
@@ -121,9 +165,25 @@ cdef class HttpConnection:
                 self.fault("head-too-large",
                            f"head of more than {self.ingress.headers_bytes_max} bytes")
         elif self.transfer_coding is not None:
-            self.raw_bytes += size - (self.body_size - body_before)
+            self.raw_bytes += size - (self.body_size - self.feeding_body)
             if self.raw_bytes > CHUNK_OVERHEAD_BYTES_MAX + 8 * self.body_size:
                 self.fault("bad-request-framing", "chunk extensions or trailers are too large")
+        return 0
+
+    cdef int keep_line(self, object data) except -1:
+        """Keep what came of a request line that is not whole, and how a head that is not ends."""
+        cdef Py_ssize_t size = len(data)
+        if size >= 3:
+            self.head_end = bytes(data[size - 3:])
+        else:
+            self.head_end = (self.head_end or b"") + bytes(data)
+            size = PyBytes_GET_SIZE(self.head_end)
+            if size > 3:
+                self.head_end = self.head_end[size - 3:]
+        if not self.is_routed:
+            if self.line is None:
+                self.line = bytearray()
+            self.line += data[self.line_from:] if self.line_from > 0 else data
         return 0
 
     def eof_received(self) -> bool:
@@ -138,11 +198,15 @@ cdef class HttpConnection:
             elif self.phase == PHASE_HEAD:
                 self.fault("bad-request-framing", "the request ended inside its head")
         self.is_stopped = True
-        return self.head is not None
+        # WHY: asyncio has no half-closed TLS; to ask for it only warns.
+        return self.head is not None and not self.is_tls
 
     def connection_lost(self, exc) -> None:
         self.is_closed = self.is_stopped = True
         self.ingress.connections.discard(self)
+        if self.address is not None:
+            self.ingress.visitors.leave(self.address)
+            self.address = None
         cdef Request request = self.head
         cdef Request next_request
         while request is not None:
@@ -158,14 +222,15 @@ cdef class HttpConnection:
             self.current.state = REQUEST_GONE
         self.head = self.tail = self.current = None
         self.parser = self.feed = self.transport = None
-        self.known_credential = self.known_principal = None
+        self.known_credential = self.known_principal = self.feeding = self.line = None
         self.assembly = None
         drop_buffer(&self.fields)
 
     def pause_writing(self) -> None:
-        # WHY: a client that reads nothing for as long as an idle one may stay is let go.
+        # WHY: a client that reads nothing for as long as an idle one may stay is let go, whatever
+        # it sends meanwhile.
         self.is_paused = True
-        self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
+        self.paused_until_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
 
     def resume_writing(self) -> None:
         self.is_paused = False
@@ -177,6 +242,8 @@ cdef class HttpConnection:
         if self.is_stopped or self.is_replaying:
             return
         cdef Request request = Request.__new__(Request)
+        if not self.is_line_first:
+            self.find_line()
         request.conn = self
         self.current = request
         self.phase = PHASE_HEAD
@@ -200,11 +267,20 @@ cdef class HttpConnection:
     def on_header(self, bytes name, bytes value) -> None:
         cdef Request request = self.current
         cdef Field kind
-        # WHY: trailers come through here too, behind the head; they are dropped.
-        if request is None or self.phase != PHASE_HEAD or self.is_stopped or self.is_replaying:
+        if request is None or self.is_stopped or self.is_replaying:
+            return
+        if self.phase != PHASE_HEAD:
+            # Trailers come through here too, behind the head; they are dropped.
+            if find_field(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)) in (
+                    FIELD_CONNECTION, FIELD_DROPPED):
+                # WHY: llhttp obeys Connection and Proxy-Connection in a trailer and reads on as they
+                # say; so this message is the last.
+                request.keeps_alive = False
             return
         if not self.is_routed:
             self.route(request)
+            if self.is_stopped:
+                return
         self.fields_count += 1
         self.fields_bytes += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
         if (self.fields_bytes > self.ingress.headers_bytes_max
@@ -219,6 +295,8 @@ cdef class HttpConnection:
             request.header_list.append((name, value))
         elif is_forwardable(kind):
             forward_field(&self.fields, request, kind, name, value)
+        if request.station is not None and request.station.signature_names is not None:
+            keep_signature_field(request, name, value)
         if kind != FIELD_PLAIN:
             note_field(self, request, kind, value)
 
@@ -228,9 +306,12 @@ cdef class HttpConnection:
             return
         if not self.is_routed:
             self.route(request)
+            if self.is_stopped:
+                return
         self.phase = PHASE_BODY
-        self.deadline_ms = self.ingress.now_ms + self.ingress.body_timeout_ms
-        request.method_name = self.parser.get_method()
+        self.body_since_ms = self.ingress.now_ms
+        self.deadline_ms = self.ingress.now_ms + min(
+            self.ingress.body_timeout_ms, self.ingress.body_rate_grace_ms)
         self.owe(request)
         if check_head(self, request):
             self.admit(request)
@@ -271,7 +352,10 @@ cdef class HttpConnection:
         request.is_complete = True
         if not request.keeps_alive:
             self.is_stopped = True
-        self.ingress.proceed(request, &self.fields)
+        if self.bucket is not None:
+            self.bucket.charge(PyBytes_GET_SIZE(request.body_bytes))
+        self.is_line_first = False
+        proceed(self.ingress, request, &self.fields)
         if self.owed_count >= self.ingress.pipelined_max and not self.is_reading_paused:
             self.is_reading_paused = True
             self.transport.pause_reading()
@@ -281,13 +365,26 @@ cdef class HttpConnection:
     cdef int route(self, Request request) except -1:
         """Step 2, as soon as the target is whole."""
         self.is_routed = True
-        self.ingress.route(request)
-        if request.action == ACTION_OTHER and not request.path_bytes.startswith(GUARDED_PATHS):
-            self.body_max = HANDLER_BODY_BYTES_MAX
-        elif request.path_bytes.endswith(b"/produce/batch"):
-            self.body_max = self.ingress.batch_bytes_max
+        request.method_name = self.parser.get_method()
+        if not is_line_strict(self, request):
+            self.fault("bad-request-framing", "the request line is not `METHOD target HTTP/1.1`")
+            return 0
+        self.line = None
+        find_route(self.ingress, request)
+        self.body_max = body_max_of(self.ingress, request)
+        return 0
+
+    cdef int find_line(self) except -1:
+        """Find where the next message may begin, behind the one that has ended in `feeding`."""
+        cdef Py_ssize_t body = self.content_length if self.content_length > 0 else 0
+        if self.feeding_phase == PHASE_BODY and not self.is_line_here:
+            self.line_from = body - self.feeding_body if body else 0
         else:
-            self.body_max = self.ingress.body_bytes_max
+            # SOURCE: RFC 9112 §2.1, the head ends with its first empty line.
+            known = b"" if self.is_line_here or self.feeding_phase == PHASE_IDLE else self.head_end
+            data = known + bytes(self.feeding)
+            self.line_from = data.find(b"\r\n\r\n", self.line_from) + 4 - len(known) + body
+        self.is_line_here = False
         return 0
 
     cdef int admit(self, Request request) except -1:
@@ -297,7 +394,7 @@ cdef class HttpConnection:
             return 0
         if request.answer is None:
             try:
-                self.ingress.admit(request)
+                admit(self.ingress, request)
             except Fault as fault:
                 request.refuse(fault.kind.word, fault.text)
         if request.answer is not None:
@@ -339,6 +436,7 @@ cdef class HttpConnection:
             self.feed(framing + b"\r\n")
             self.is_replaying = False
             self.has_upgrade = False
+        self.feeding = None
         if len(rest) and not self.is_stopped:
             self.feed_bytes(rest, len(rest))
         return 0
@@ -375,6 +473,8 @@ cdef class HttpConnection:
         self.stop_reading()
         request.refuse(word, text)
         request.keeps_alive = False
+        # SOURCE: RFC 9110 §9.3.2, an answer to HEAD has no content, whatever is wrong.
+        request.is_head = request.method_name == b"HEAD"
         return request.make_ready()
 
     cdef inline int mark_dirty(self) except -1:
@@ -449,6 +549,9 @@ cdef class HttpConnection:
             self.transport.close()
             return 0
         self.is_lingering = True
+        if self.is_reading_paused:
+            self.is_reading_paused = False
+            self.transport.resume_reading()
         self.deadline_ms = self.ingress.now_ms + LINGER_MS
         self.transport.write_eof()
         return 0
@@ -457,24 +560,44 @@ cdef class HttpConnection:
 
     cdef int sweep(self, uint64_t now_ms) except -1:
         """Act on a deadline that has passed."""
+        if self.is_paused and now_ms >= self.paused_until_ms and not self.is_closed:
+            self.transport.abort()
+            return 0
         if self.deadline_ms == 0 or now_ms < self.deadline_ms or self.is_closed:
             return 0
         self.deadline_ms = 0
-        if self.is_lingering or self.is_paused:
+        if self.is_lingering:
             self.transport.abort()
         elif self.phase == PHASE_HEAD:
             self.fault("request-timeout",
                        f"the head took longer than {self.ingress.head_timeout_ms} ms")
         elif self.phase == PHASE_BODY:
-            self.fault("request-timeout",
-                       f"the body took longer than {self.ingress.body_timeout_ms} ms")
+            self.sweep_body(now_ms)
         elif self.head is None:
             self.is_stopped = True
             self.transport.close()
         return 0
 
+    cdef int sweep_body(self, uint64_t now_ms) except -1:
+        """Refuse a body that comes too slowly, or look again in a second."""
+        cdef Ingress ingress = self.ingress
+        cdef uint64_t passed_ms
+        if self.is_reading_paused:
+            # WHY: we take nothing at the moment; that is no slowness of the client's.
+            self.body_since_ms = now_ms
+        passed_ms = now_ms - self.body_since_ms
+        if passed_ms >= ingress.body_timeout_ms:
+            return self.fault("request-timeout",
+                              f"the body took longer than {ingress.body_timeout_ms} ms")
+        if (passed_ms >= ingress.body_rate_grace_ms
+                and <uint64_t>self.body_size * 1000 < ingress.body_rate_bytes_min * passed_ms):
+            return self.fault("request-timeout",
+                              f"the body came at less than {ingress.body_rate_bytes_min} bytes/s")
+        self.deadline_ms = min(now_ms + BODY_LOOK_MS, self.body_since_ms + ingress.body_timeout_ms)
+        return 0
+
     cdef str client_address(self):
         if self.peer is None and self.transport is not None:
             peer = self.transport.get_extra_info("peername")
-            self.peer = peer[0] if isinstance(peer, tuple) and peer else "unix"
+            self.peer = str(peer[0]) if isinstance(peer, tuple) and peer else "unix"
         return self.peer or ""

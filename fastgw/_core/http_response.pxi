@@ -48,6 +48,12 @@ cdef bytes fault_body(object kind, str text):
     return msgspec.json.encode({"error": text, "success": False})
 
 
+cdef bytes RATE_LIMITED_HEAD = FAULT_HEADS["rate-limited"]
+cdef bytes HANDSHAKE_HEAD = (
+    b"HTTP/1.1 200 OK\r\nAllow: POST\r\nWebHook-Allowed-Rate: *\r\nWebHook-Allowed-Origin: "
+)
+
+
 cdef inline int put_tail(Buffer* out, bytes tail, bint closes, bint keeps_old, Py_ssize_t body) except -1:
     """Common end of a head: CORS and Date, `Connection` when it must be said, Content-Length."""
     reserve(out, <size_t>PyBytes_GET_SIZE(tail) + 96)
@@ -100,7 +106,7 @@ cdef tuple build_cors(tuple origins):
 
     SOURCE: Fetch standard, CORS protocol.
     """
-    allow = b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+    allow = b"HTTP/1.1 204 No Content\r\n"
     if not origins:
         return b"", allow
     lines = (

@@ -32,13 +32,16 @@ cdef int note_field(HttpConnection conn, Request request, Field kind, bytes valu
         if value.lower() != b"100-continue":
             request.refuse("expectation-failed", f"Expect: {clip(value)} is not supported")
     elif kind == FIELD_CONTENT_ENCODING and value and value.lower() != b"identity":
-        request.refuse("media-type-unsupported",
-                       f"Content-Encoding {clip(value)} is not supported")
+        coding = value.lower()
+        request.coding = coding if request.coding is None else request.coding + b", " + coding
     elif kind == FIELD_SUBJECT:
         request.suffix = value
-    elif kind == FIELD_ORIGIN and conn.ingress.cors_origins is not None:
-        if value in conn.ingress.cors_origins:
+    elif kind == FIELD_ORIGIN:
+        request.origin = value
+        if conn.ingress.cors_origins is not None and value in conn.ingress.cors_origins:
             request.cors_line = b"Access-Control-Allow-Origin: " + value + b"\r\n"
+    elif kind == FIELD_HANDSHAKE and 0 < PyBytes_GET_SIZE(value) <= HANDSHAKE_ORIGIN_BYTES_MAX:
+        request.handshake_origin = value
     return 0
 
 
@@ -50,7 +53,10 @@ cdef bint read_connection_options(HttpConnection conn, Request request, bint kee
         option = option.strip(b" \t")
         if option == b"upgrade":
             has_upgrade_option = True
-        elif option not in (b"close", b"keep-alive", b"te", b"http2-settings", b""):
+        elif option == b"close":
+            # SOURCE: RFC 9112 §9.3, the first thing to look for; it wins over keep-alive.
+            keeps_alive = False
+        elif option not in (b"keep-alive", b"te", b"http2-settings", b""):
             named = [option] if named is None else named + [option]
     if named is not None:
         request.connection_names = named
@@ -117,38 +123,42 @@ cdef bint is_target_valid(Request request):
     scheme, _, rest = request.url.partition(b"://")
     if scheme.lower() not in (b"http", b"https"):
         return False
-    authority = rest.split(b"/", 1)[0].split(b"?", 1)[0]
+    authority = authority_of(rest)
     return authority != b"" and is_host_valid(authority)
 
 
-cdef bint check_request_line(HttpConnection conn, object data) except -1:
-    """Refuse a request line that the parser reads too kindly. Returns whether to go on.
+cdef bint is_line_strict(HttpConnection conn, Request request) except -1:
+    """Whether the request line is `METHOD SP target SP HTTP/` and nothing else, byte for byte.
 
-    llhttp takes more than one space between the parts, and RTSP and ICE for some methods.
-    SOURCE: RFC 9112 §3, `method SP request-target SP HTTP-version`.
+    llhttp takes more than one space between the parts, and RTSP and ICE for some methods. Behind
+    another message of the same read, where the line begins is known no better than "not before".
+    SOURCE: RFC 9112 §3.
     """
-    cdef const char* start
-    cdef const char* end
-    cdef const char* newline
-    cdef const char* space
-    cdef bytes line = bytes(data) if type(data) is not bytes else data
+    cdef bytes data = conn.feeding if type(conn.feeding) is bytes else bytes(conn.feeding)
+    cdef Py_ssize_t at = conn.line_from
+    cdef Py_ssize_t size, method_size, url_size
+    cdef const char* text
+    conn.is_line_here = conn.line is None
     if conn.line is not None:
-        line = conn.line + line
-    start = PyBytes_AS_STRING(line)
-    end = start + PyBytes_GET_SIZE(line)
-    # SOURCE: RFC 9112 §2.2, empty lines before a request line are skipped.
-    while start < end and (start[0] == 13 or start[0] == 10):
-        start += 1
-    newline = <const char*>memchr(start, 10, <size_t>(end - start))
-    if newline == NULL:
-        # LIMIT: a line that grows past the bound of the target is refused there.
-        conn.line = start[:end - start] if end - start <= conn.ingress.request_line_bytes_max else None
+        data = bytes(conn.line) + data
+    if conn.is_line_first:
+        text = PyBytes_AS_STRING(data)
+        size = PyBytes_GET_SIZE(data)
+        method_size = PyBytes_GET_SIZE(request.method_name)
+        url_size = PyBytes_GET_SIZE(request.url)
+        # SOURCE: RFC 9112 §2.2, empty lines before a request line are skipped.
+        while at < size and (text[at] == 13 or text[at] == 10):
+            at += 1
+        if (size - at < method_size + url_size + 7
+                or memcmp(text + at, PyBytes_AS_STRING(request.method_name), <size_t>method_size) != 0
+                or memcmp(text + at + method_size + 1, PyBytes_AS_STRING(request.url), <size_t>url_size) != 0
+                or text[at + method_size] != 32
+                or memcmp(text + at + method_size + 1 + url_size, b" HTTP/", 6) != 0):
+            return False
+        if conn.is_line_here:
+            conn.line_from = at
         return True
-    conn.line = None
-    space = <const char*>memchr(start, 32, <size_t>(newline - start))
-    if space != NULL:
-        space = <const char*>memchr(space + 1, 32, <size_t>(newline - space - 1))
-    if space != NULL and ((space - 1)[0] == 32 or newline - space < 6 or memcmp(space + 1, b"HTTP/", 5) != 0):
-        conn.fault("bad-request-framing", "the request line is not `METHOD target HTTP/1.1`")
-        return False
-    return True
+    at = data.find(request.method_name + b" " + request.url + b" HTTP/", at)
+    if conn.is_line_here:
+        conn.line_from = at
+    return at >= 0

@@ -14,7 +14,7 @@ cdef enum:
     # LIMIT: the server keeps the id of each message in its duplicate window; long ids cost memory there.
     MESSAGE_ID_BYTES_MAX = 512
     # LIMIT: a token longer than this is verified on each request instead of filling the cache.
-    CREDENTIAL_BYTES_MAX = 4096
+    CREDENTIAL_BYTES_MAX = 8192
     # LIMIT: a refused request whose body is longer than this is answered at once and its connection
     # closed; up to here the body is read and dropped, which keeps the connection usable.
     REFUSED_BODY_BYTES_MAX = 65536
@@ -35,6 +35,16 @@ cdef enum:
     BROKER_OUT_BYTES_MAX = 8388608
     # LIMIT: consume requests that wait at the broker at the same time, one subscription each.
     PULLS_MAX = 512
+    # LIMIT: up to here the names of a header block are compared with each other, without a table.
+    SHORT_BLOCK_BYTES_MAX = 4096
+    # LIMIT: how often the pace of a body is looked at, once its grace is over.
+    BODY_LOOK_MS = 1000
+    # LIMIT: names with a rate of their own at a time, 200 bytes each; the idlest leaves first.
+    RATE_ENTRIES_MAX = 65536
+    # LIMIT: what Retry-After tells at most; a day's wait is as good as none.
+    RETRY_AFTER_S_MAX = 3600
+    # LIMIT: an origin that asks for leave to deliver; it is a DNS name.
+    HANDSHAKE_ORIGIN_BYTES_MAX = 255
     # LIMIT: how long a refused connection is read and dropped so that the client sees its answer.
     LINGER_MS = 2000
     # LIMIT: how much longer than its own deadline a pull is awaited before its subscription is retired.

@@ -328,15 +328,20 @@ cdef class BrokerLink:
         """Settle by an ack of another shape than the usual one: duplicate, domain, error."""
         try:
             ack = decode_ack(text)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            # WHY: msgspec raises UnicodeDecodeError and RecursionError of Python's own beside its.
             self.ingress.report_defect("an ack could not be read", error)
             return request.settle_fault(index, "outcome-unknown", "the broker's answer is not understood")
         if ack.error is not None:
             fault = ack_fault(ack.error)
             return request.settle_fault(index, fault.kind.word, fault.text)
+        stream = ack.stream.encode()
+        if not stream or ack.seq == 0 or has_control_byte(stream, len(stream)):
+            self.ingress.report_defect("an ack names no stream or no sequence", None)
+            return request.settle_fault(index, "outcome-unknown", "the broker's answer is not understood")
         if ack.stream != request.station.stream and request.action == ACTION_SINGLE:
             # Another stream captures the subject: the answer names the one that stored it.
-            request.answer = stored_head(ack.stream.encode()) + b"%d\r\n" % ack.seq
+            request.answer = stored_head(stream) + b"%d\r\n" % ack.seq
             request.answer_body = STORED_BODY
         return request.settle_stored(index, ack.seq, ack.duplicate)
 

@@ -2,6 +2,9 @@
 #
 # Called between steps 2 and 4; only requests that carry such options pay for them.
 
+cdef tuple CODINGS = (b"gzip", b"x-gzip", b"deflate", b"zstd")
+
+
 cdef inline bint is_basic(bytes credential) noexcept:
     return (PyBytes_GET_SIZE(credential) > 6
             and is_same_text(PyBytes_AS_STRING(credential), b"basic ", 6))
@@ -20,7 +23,7 @@ cdef bytes credential_key(Request request):
         for name, value in parse_query(request.query_bytes):
             if name == b"authorization" or name == b"access_token":
                 return b"\0query " + value
-    return None
+    return request.conn.certificate_key
 
 
 cdef list parse_query(bytes query):
@@ -34,18 +37,27 @@ cdef list parse_query(bytes query):
         raise ClientFault("bad-request", f"the query cannot be read: {error}") from None
 
 
+cdef bint is_true(bytes name, bytes value) except -1:
+    """Read a switch. WHY: a value that is not understood must not pass for its opposite."""
+    if value == b"true":
+        return True
+    if value == b"false":
+        return False
+    raise ClientFault("bad-request", f"{clip(name)} is true or false; got {clip(value)}")
+
+
 cdef int read_produce_options(Request request) except -1:
     """Read the query options of a produce request, and its subject suffix."""
     for name, value in parse_query(request.query_bytes or b""):
         if name == b"subject":
             request.suffix = value
         elif name == b"results":
-            request.wants_results = value == b"true" and request.action == ACTION_BATCH
-        elif name == b"wait" and value == b"false":
-            if not request.station.allow_no_wait:
+            request.wants_results = is_true(name, value) and request.action == ACTION_BATCH
+        elif name == b"wait":
+            request.wants_no_wait = not is_true(name, value)
+            if request.wants_no_wait and not request.station.allow_no_wait:
                 raise ClientFault("bad-request", "wait=false is not allowed on this station")
-            request.wants_no_wait = True
-        elif name == b"atomic" and value == b"true":
+        elif name == b"atomic" and is_true(name, value):
             raise ClientFault("bad-request", "atomic=true is not allowed on this station")
     if request.suffix is not None:
         if not request.station.allow_suffix:

@@ -27,6 +27,10 @@ cdef class Request:
     cdef bytes url, method_name, path_bytes, query_bytes
     cdef int id_strength             # of the name that has set the message id
     cdef bytes credential, api_key, content_type, message_id_bytes, suffix, cors_line
+    cdef bytes origin, coding        # Origin; Content-Encoding in lower case, None for a plain body
+    cdef bytes handshake_origin      # CloudEvents: who asks whether it may deliver here
+    cdef bint awaits_signature
+    cdef dict signature_fields       # headers that the station's verifier reads, or None
     cdef list header_list            # every header as sent; None on a path of a station
     cdef list connection_names       # headers that `Connection` names as hop-by-hop, or None
     cdef bytes body_bytes
@@ -238,6 +242,16 @@ cdef class Request:
         return self.conn.client_address()
 
     @property
+    def certificate_user(self):
+        """The user that the client's certificate names, or None."""
+        return self.conn.certificate_user
+
+    @property
+    def serves(self) -> str:
+        """What the listener is for: "all", "data" or "admin"."""
+        return <str>SERVES_WORDS[self.conn.serves]
+
+    @property
     def closed(self) -> bool:
         """Whether the client has left, or the answer was given."""
         return self.state == REQUEST_GONE
@@ -255,7 +269,8 @@ cdef class Request:
         if self.state == REQUEST_READY:
             raise InternalError("a request was answered twice")
         self.answer = answer_head(status, headers, content_type if body else b"")
-        self.answer_body = None if status == 204 else body
+        # SOURCE: RFC 9110 §8.6, neither has a Content-Length of its own.
+        self.answer_body = None if status == 204 or status == 304 else body
         self.make_ready()
 
     def fail(self, fault) -> None:

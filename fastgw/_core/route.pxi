@@ -4,7 +4,16 @@
 # leaves the core for a handler in Python. Also: the station's prebuilt bytes, and its header policy.
 
 cdef bytes STATIONS_PATH = b"/stations/"
-cdef tuple GUARDED_PATHS = (STATIONS_PATH, b"/schemas/")
+cdef tuple GUARDED_PATHS = (STATIONS_PATH, b"/schemas/", b"/users/", b"/keys/", b"/secrets/")
+
+
+# What a listener is for.
+cdef enum Serves:
+    SERVES_ALL
+    SERVES_DATA
+    SERVES_ADMIN
+
+cdef tuple SERVES_WORDS = ("all", "data", "admin")
 
 
 cdef enum Action:
@@ -31,6 +40,8 @@ cdef class Station:
         message_bytes_max: the largest message of this station, 0 for the broker's bound.
         allow_suffix: whether clients may append tokens to the subject.
         allow_no_wait: whether `wait=false` is answered.
+        verifier: judges the signature of a request without credentials: `header_names`, in lower
+            case, and `verify(headers, body, now)`, which raises ClientFault; None for no such way.
         keeps_refused: whether refused messages are handed to `refused` of the ingress.
     """
 
@@ -48,6 +59,9 @@ cdef class Station:
     cdef int accepts_pause           # messages until `accepts` is worth a try again
     cdef Py_ssize_t message_bytes_max
     cdef bint allow_suffix, allow_no_wait, keeps_refused
+    cdef object verifier
+    cdef frozenset signature_names
+    cdef Principal sender            # who a verified signature stands for
 
     def __init__(
         self,
@@ -64,6 +78,7 @@ cdef class Station:
         bint allow_suffix=True,
         bint allow_no_wait=False,
         bint keeps_refused=False,
+        object verifier=None,
     ):
         self.name = name
         self.stream = stream
@@ -74,6 +89,10 @@ cdef class Station:
         self.allow_suffix = allow_suffix
         self.allow_no_wait = allow_no_wait
         self.keeps_refused = keeps_refused
+        self.verifier = verifier
+        if verifier is not None:
+            self.signature_names = frozenset(verifier.header_names)
+            self.sender = Principal("webhook:" + name, 1, PRODUCE, (name,))
         self.subject = check_subject(subject.encode())
         self.hpub = b"HPUB " + self.subject + b" "
         self.pub = b"PUB " + self.subject + b" "
@@ -140,6 +159,16 @@ cdef dict station_routes(Station station):
     }
 
 
+cdef bint is_produce_path(bytes path) except -1:
+    """Whether the path has the form of one that takes messages, known station or not."""
+    return path.startswith(STATIONS_PATH) and path.endswith((b"/produce/single", b"/produce/batch"))
+
+
+cdef inline bytes authority_of(bytes rest):
+    """The authority of an absolute target, whose scheme is cut off."""
+    return rest.split(b"/", 1)[0].split(b"?", 1)[0]
+
+
 cdef inline tuple split_target(bytes target):
     """Path and query of a request target; the absolute form loses its scheme and authority.
 
@@ -149,8 +178,11 @@ cdef inline tuple split_target(bytes target):
     cdef bytes query = b""
     cdef Py_ssize_t at
     if not path.startswith(b"/") and b"://" in path[:8]:
-        at = path.find(b"/", path.index(b"://") + 3)
-        path = path[at:] if at >= 0 else b"/"
+        rest = path[path.index(b"://") + 3:]
+        # SOURCE: RFC 3986 §3.2, the authority ends at the first "/" or "?"; §6.2.3, no path is "/".
+        path = rest[len(authority_of(rest)):]
+        if not path.startswith(b"/"):
+            path = b"/" + path
     at = path.find(b"?")
     if at >= 0:
         query = path[at + 1:]

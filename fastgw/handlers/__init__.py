@@ -50,6 +50,10 @@ class Request(Protocol):
         """Who asks; None on the routes that need no credentials."""
 
     @property
+    def certificate_user(self) -> str | None:
+        """The user that the client's certificate names."""
+
+    @property
     def closed(self) -> bool:
         """Whether the client went away."""
 

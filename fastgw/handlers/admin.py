@@ -9,17 +9,15 @@ the answer. It must never answer about a name that the principal may not adminis
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from fastgw.control.verdicts import Verdicts, line_type, split_lines
 from fastgw.errors import ClientFault, Fault, clip
-from fastgw.handlers import encode_json
 from fastgw.handlers.admin_body import parse_attach, parse_schema, parse_station
+from fastgw.handlers.routes import Handler, Route, Routes, answer, read_query, read_switch
+from fastgw.senders.signatures import show_verifier
 
 if TYPE_CHECKING:
     from fastgw.control.schema_record import SchemaRecord, Version
@@ -28,8 +26,7 @@ if TYPE_CHECKING:
     from fastgw.control.stations import Stations
     from fastgw.handlers import Request
 
-Handler = Callable[["Request"], Awaitable[None]]
-NamedHandler = Callable[..., Awaitable[None]]
+__all__ = ["ADMIN", "Admin", "Handler"]
 
 ADMIN: Final = 4
 """The bit of `fastgw._core`, which this module does without so that it can be tested alone."""
@@ -40,7 +37,6 @@ LINES_MAX: Final = 10_000
 
 LINE_TYPES: Final = (b"application/x-ndjson", b"application/jsonl")
 NUMBER_DIGITS_MAX: Final = 9
-_PART: Final = re.compile(r"\{(\w+)\}")
 
 
 class Admin:
@@ -54,12 +50,9 @@ class Admin:
     def __init__(self, stations: Stations, schemas: Schemas) -> None:
         self._stations = stations
         self._schemas = schemas
-        self._table = [
-            (method, re.compile(_PART.sub(r"(?P<\1>[^/]+)", template)), handler)
-            for method, template, handler in self.routes()
-        ]
+        self._routes = Routes(self.routes())
 
-    def routes(self) -> list[tuple[str, str, NamedHandler]]:
+    def routes(self) -> list[Route]:
         """Return method, path template and handler of every route.
 
         The handlers take the request, and the template's parts by name.
@@ -82,12 +75,7 @@ class Admin:
 
     def match(self, path: str) -> dict[str, Handler]:
         """Return the handlers of a path by method; none for a path that is not an admin's."""
-        found: dict[str, Handler] = {}
-        for method, pattern, handler in self._table:
-            match = pattern.fullmatch(path)
-            if match is not None:
-                found[method] = _bind(handler, match.groupdict())
-        return found
+        return self._routes.match(path)
 
     # --- stations ---------------------------------------------------------------------------------
 
@@ -95,8 +83,8 @@ class Admin:
         """Answer the stations that the principal may administer; `?state=true` asks the broker."""
         _allow_any(request)
         records = [record for record in self._stations.list() if _may(request, record.name)]
-        if _query(request).get("state") != "true":
-            _answer(request, 200, [show_station(record) for record in records])
+        if not read_switch(request, "state"):
+            answer(request, 200, [show_station(record) for record in records])
             return
         gate = asyncio.Semaphore(INFOS_AT_ONCE)
 
@@ -108,12 +96,12 @@ class Admin:
                     # Its stream is gone or does not tell; the rest of the list is still good.
                     return show_station(record)
 
-        _answer(request, 200, await asyncio.gather(*map(read, records)))
+        answer(request, 200, await asyncio.gather(*map(read, records)))
 
     async def show_station(self, request: Request, name: str) -> None:
         """Answer one station and what its stream holds now."""
         _allow(request, name)
-        _answer(request, 200, show_info(await self._stations.info(name)))
+        answer(request, 200, show_info(await self._stations.info(name)))
 
     async def put_station(self, request: Request, name: str) -> None:
         """Create a station (201) or change what the body names (200).
@@ -135,28 +123,28 @@ class Admin:
             raise ClientFault("bad-request", "a subject goes with the stream that captures it")
         else:
             record = await self._stations.add(name, **settings)
-        _answer(request, 200 if found is not None else 201, show_station(record))
+        answer(request, 200 if found is not None else 201, show_station(record))
 
     async def delete_station(self, request: Request, name: str) -> None:
         """Remove a station, and the stream that was made for it unless `?keep_stream=true`."""
         _allow(request, name)
         record = self._stations.find(name)
-        keeps = _query(request).get("keep_stream") == "true"
+        keeps = read_switch(request, "keep_stream")
         await self._stations.remove(name, keep_stream=keeps)
         deleted = record is not None and record.owned and not keeps
-        _answer(request, 200, {"name": name, "removed": True, "stream_deleted": deleted})
+        answer(request, 200, {"name": name, "removed": True, "stream_deleted": deleted})
 
     async def attach(self, request: Request, name: str) -> None:
         """Attach a version of a schema, the latest where none is named."""
         _allow(request, name)
         schema, version = parse_attach(request.body, name)
         record = await self._stations.attach(name, schema, version)
-        _answer(request, 200, show_station(record))
+        answer(request, 200, show_station(record))
 
     async def detach(self, request: Request, name: str) -> None:
         """Detach the station's schema."""
         _allow(request, name)
-        _answer(request, 200, show_station(await self._stations.detach(name)))
+        answer(request, 200, show_station(await self._stations.detach(name)))
 
     # --- schemas ----------------------------------------------------------------------------------
 
@@ -164,7 +152,7 @@ class Admin:
         """Answer the schemas that the principal may administer, without texts."""
         _allow_any(request)
         shown = [show_schema(one) for one in self._schemas.list() if _may(request, one.name)]
-        _answer(request, 200, shown)
+        answer(request, 200, shown)
 
     async def show_schema(self, request: Request, name: str) -> None:
         """Answer a schema with its versions, and the text of the latest."""
@@ -172,14 +160,14 @@ class Admin:
         record, version, text = await self._schemas.show(name)
         versions = [show_version(one) for one in record.versions]
         shown = show_schema(record) | {"versions": versions}
-        _answer(request, 200, shown | {"options": version.options, "text": text})
+        answer(request, 200, shown | {"options": version.options, "text": text})
 
     async def show_version(self, request: Request, name: str, number: str) -> None:
         """Answer one version with its text."""
         _allow(request, name)
         record, version, text = await self._schemas.show(name, _number("version", number))
         head = {"name": record.name, "type": record.type}
-        _answer(request, 200, head | show_version(version) | {"text": text})
+        answer(request, 200, head | show_version(version) | {"text": text})
 
     async def put_schema(self, request: Request, name: str) -> None:
         """Create a schema or add a version (201); the latest version's own text changes nothing."""
@@ -197,29 +185,29 @@ class Admin:
             record, version = await self._schemas.add_version(name, text, options)
         known = found is not None and found.find(version.number) is not None
         head = {"name": record.name, "type": record.type}
-        _answer(request, 200 if known else 201, head | show_version(version))
+        answer(request, 200 if known else 201, head | show_version(version))
 
     async def delete_schema(self, request: Request, name: str) -> None:
         """Remove a schema that no station has attached."""
         _allow(request, name)
         await self._schemas.remove(name)
-        _answer(request, 200, {"name": name, "removed": True})
+        answer(request, 200, {"name": name, "removed": True})
 
     async def diff(self, request: Request, name: str) -> None:
         """Answer the unified difference of `from` and `to`: by default of the last two."""
         _allow(request, name)
-        query = _query(request)
+        query = read_query(request)
         new = _number("to", query.get("to"))
         if new is None:
             new = (await self._schemas.show(name))[0].latest.number
         old = _number("from", query.get("from")) or max(1, new - 1)
         text = await self._schemas.diff(name, old, new)
-        _answer(request, 200, {"name": name, "from": old, "to": new, "diff": text})
+        answer(request, 200, {"name": name, "from": old, "to": new, "diff": text})
 
     async def validate(self, request: Request, name: str) -> None:
         """Judge a body, or each line of it under an NDJSON type, without storing anything."""
         _allow(request, name)
-        number = _number("version", _query(request).get("version"))
+        number = _number("version", read_query(request).get("version"))
         record, version, _ = await self._schemas.show(name, number)
         validator = await self._schemas.compile(name, version.number)
         content_type = request.header(b"content-type")
@@ -237,12 +225,15 @@ class Admin:
         ]
         head = {"name": record.name, "type": record.type, "version": version.number}
         counts = {"valid": verdicts.good_count, "invalid": verdicts.bad_count}
-        _answer(request, 200, head | counts | {"results": results})
+        answer(request, 200, head | counts | {"results": results})
 
 
 def show_station(record: StationRecord) -> dict[str, Any]:
-    """Return a station as it is shown to people and scripts."""
-    return msgspec.structs.asdict(record)
+    """Return a station as it is shown to people and scripts; of a verifier's secrets the count."""
+    shown = msgspec.structs.asdict(record)
+    if record.verifier is not None:
+        shown["verifier"] = show_verifier(record.verifier)
+    return shown
 
 
 def show_info(info: StationInfo) -> dict[str, Any]:
@@ -279,10 +270,6 @@ def _error(reason: str | None) -> dict[str, str]:
     return {} if reason is None else {"error": reason}
 
 
-def _bind(handler: NamedHandler, parts: dict[str, str]) -> Handler:
-    return lambda request: handler(request, **parts)
-
-
 def _allow(request: Request, name: str) -> None:
     principal = request.principal
     if principal is None:
@@ -304,13 +291,6 @@ def _may(request: Request, name: str) -> bool:
     return request.principal is not None and request.principal.may(ADMIN, name)
 
 
-def _query(request: Request) -> dict[str, str]:
-    try:
-        return dict(parse_qsl(request.query.decode("latin-1"), max_num_fields=50))
-    except ValueError as error:
-        raise ClientFault("bad-request", "the query has more than 50 fields") from error
-
-
 def _number(key: str, value: str | None) -> int | None:
     """Read a version's number; None, and "latest" too, mean the newest."""
     if value in (None, "", "latest"):
@@ -319,7 +299,3 @@ def _number(key: str, value: str | None) -> int | None:
     if not (digits.isascii() and digits.isdigit() and len(digits) <= NUMBER_DIGITS_MAX):
         raise ClientFault("bad-request", f"{key} is a version's number; got {clip(value)}")
     return int(digits)
-
-
-def _answer(request: Request, status: int, value: object) -> None:
-    request.respond(status, encode_json(value))

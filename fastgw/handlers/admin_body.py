@@ -1,8 +1,9 @@
 """The JSON bodies of the admin routes, in our words and in Memphis'.
 
 What enters: a body's bytes. What leaves: settings of a station, or the parts of a schema, with one
-meaning each. Called by `admin`. A field that nobody knows is refused by its name: a setting with a
-slip in it must not be taken for done.
+meaning each. Called by `admin`, and for its parts by `admin_access_body`. A field that nobody knows
+is refused by its name: a setting with a slip in it must not be taken for done. No text here may
+repeat a verifier's secret.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from fastgw.control.station_config import StationSettings
 from fastgw.errors import ClientFault, clip
 from fastgw.handlers import parse_body
+from fastgw.senders.signatures import VerifierConfig
 
 STORAGE_WORDS: Final = {"file": "file", "disk": "file", "memory": "memory"}
 RETENTION_WORDS: Final = {
@@ -47,6 +49,25 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A body whose fields all have a meaning."""
 
 
+class VerifierBody(Body, frozen=True, kw_only=True):
+    """A webhook verifier as it is asked for; `check_verifier` judges the words and their bounds."""
+
+    preset: str = ""
+    secrets: list[str] = []
+    header: str | UnsetType | None = UNSET
+    prefix: str | UnsetType = UNSET
+    encoding: str | UnsetType = UNSET
+    algorithm: str | UnsetType = UNSET
+    signed: str | UnsetType = UNSET
+    timestamp_header: str | UnsetType | None = UNSET
+    id_header: str | UnsetType | None = UNSET
+    tolerance_s: int | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        """Hide the secrets."""
+        return f"VerifierBody(preset={self.preset!r})"
+
+
 class StationBody(Body, frozen=True, kw_only=True):
     """Body of `PUT /stations/{s}`; behind our own names stand those of Memphis.
 
@@ -72,6 +93,7 @@ class StationBody(Body, frozen=True, kw_only=True):
     max_messages: int | UnsetType | None = UNSET
     max_bytes: int | UnsetType | None = UNSET
     duplicate_window_s: float | UnsetType = UNSET
+    verifier: VerifierBody | UnsetType | None = UNSET
     # Memphis' names.
     retention_type: str | None = None
     retention_value: int | None = None
@@ -124,8 +146,8 @@ def parse_station(body: bytes, name: str) -> tuple[StationBody, StationSettings]
         ClientFault: not JSON, an unknown field, two names for one thing that differ, or a wish of
             Memphis' that is not served.
     """
-    parsed = _decode(_station_decoder, body)
-    _check_same_name(parsed.name, name)
+    parsed = decode(_station_decoder, body)
+    check_same_name(parsed.name, name)
     if parsed.tiered_storage_enabled:
         raise ClientFault("bad-request", "tiered_storage_enabled is not served")
     if parsed.partitions_number not in (None, 0, 1):
@@ -133,6 +155,7 @@ def parse_station(body: bytes, name: str) -> tuple[StationBody, StationSettings]
     found: dict[str, object] = {}
     for key in _SAME_NAMES:
         _put(found, key, getattr(parsed, key))
+    _put(found, "verifier", _verifier(parsed.verifier))
     _put(found, "schema", parsed.schema)
     _put(found, "schema", parsed.schema_name)
     if found.get("schema") == "":
@@ -157,8 +180,8 @@ def parse_schema(body: bytes, name: str) -> tuple[str | None, str, dict[str, str
     Raises:
         ClientFault: not JSON, an unknown field, or no text.
     """
-    parsed = _decode(_schema_decoder, body)
-    _check_same_name(parsed.name, name)
+    parsed = decode(_schema_decoder, body)
+    check_same_name(parsed.name, name)
     embedded = None if isinstance(parsed.schema, UnsetType) else _text(bytes(parsed.schema))
     texts = [text for text in (parsed.text, parsed.schema_content, embedded) if text is not None]
     if len(texts) != 1:
@@ -176,8 +199,8 @@ def parse_attach(body: bytes, station: str) -> tuple[str, int | None]:
     Raises:
         ClientFault: not JSON, an unknown field, or no name.
     """
-    parsed = _decode(_attach_decoder, body)
-    _check_same_name(parsed.station_name, station)
+    parsed = decode(_attach_decoder, body)
+    check_same_name(parsed.station_name, station)
     schema = parsed.name or parsed.schema or parsed.schema_name
     if not schema:
         raise ClientFault("bad-request", "name: the schema's name is required")
@@ -192,7 +215,12 @@ def _text(raw: bytes) -> str:
         raise ClientFault("bad-json", "schema: the bytes are not UTF-8") from error
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """Decode a body; an empty one is an empty object.
+
+    Raises:
+        ClientFault: not JSON, a field of another type, or a field that there is not.
+    """
     try:
         return parse_body(decoder, body or b"{}")
     except ClientFault as fault:
@@ -202,7 +230,8 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise ClientFault("bad-request", f"{clip(unknown[1])}: there is no such field") from fault
 
 
-def _check_same_name(told: str | None, name: str) -> None:
+def check_same_name(told: str | None, name: str) -> None:
+    """Check that a body which names its subject means the one of the path."""
     if told is not None and told != name:
         raise ClientFault(
             "bad-request", f"the body names {clip(told)} where the path names {clip(name)}"
@@ -215,6 +244,13 @@ def _put(found: dict[str, object], key: str, value: object) -> None:
     if key in found and found[key] != value:
         raise ClientFault("bad-request", f"{key} is told twice, with different values")
     found[key] = value
+
+
+def _verifier(body: VerifierBody | UnsetType | None) -> VerifierConfig | UnsetType | None:
+    if body is None or isinstance(body, UnsetType):
+        return body
+    told = msgspec.structs.asdict(body)
+    return VerifierConfig(**{key: value for key, value in told.items() if value is not UNSET})
 
 
 def _word(key: str, value: str | UnsetType, words: dict[str, str]) -> str | UnsetType:

@@ -1,8 +1,8 @@
-"""Who asks: passwords and tokens in, token pairs and principals out.
+"""Who asks: passwords, tokens, keys and certificates in, token pairs and principals out.
 
 What enters: the two `/auth/` requests, and any request whose credential the core has not cached.
 What leaves: their JSON answers, byte for byte as deployed Memphis clients read them, and
-`Principal` objects for the core's cache.
+`Principal` objects for the core's cache: of a user, of an API key, or of an outside issuer's token.
 Called by `gateway` (routes) and by the core on a cache miss (`identify`).
 It must never check a password on the event loop, and never show a password, token or secret.
 """
@@ -17,15 +17,18 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from fastgw._core import Principal
+from fastgw.control.issuers import OutsideClaims, parse_token
 from fastgw.control.tokens import TokenError, TokenPair
 from fastgw.errors import ClientFault, Fault
 from fastgw.handlers import Request, encode_json, fail_with_message, parse_body
 from fastgw.handlers.throttle import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterable
 
     from fastgw.config import Config
+    from fastgw.control.issuers import Issuers
+    from fastgw.control.keys import Keys
     from fastgw.control.tokens import Tokens
     from fastgw.control.users import UserRecord, Users
 
@@ -34,6 +37,8 @@ EXPIRY_MINUTES_MAX: Final = 100_000_000_000
 
 QUERY_FIELDS_MAX: Final = 100
 """LIMIT: as many query fields as a head may have header fields; more are not looked through."""
+
+KEY_PREFIX: Final = "fgw_"
 
 _BITS: Final = {"produce": 1, "consume": 2, "admin": 4}
 _UNAUTHORIZED: Final = ClientFault("unauthorized", "Unauthorized")
@@ -64,10 +69,14 @@ _refresh_decoder: Final = msgspec.json.Decoder(RefreshBody)
 class Auth:
     """The `/auth/` routes, and the way from a credential to a principal."""
 
-    def __init__(self, config: Config, users: Users, tokens: Tokens) -> None:
+    def __init__(
+        self, config: Config, users: Users, keys: Keys, tokens: Tokens, issuers: Issuers
+    ) -> None:
         self._config = config.auth
         self._users = users
+        self._keys = keys
         self._tokens = tokens
+        self._issuers = issuers
         self._throttle = Throttle()
 
     async def authenticate(self, request: Request) -> None:
@@ -111,8 +120,9 @@ class Auth:
     def identify(self, request: Request) -> Principal | Awaitable[Principal | None] | None:
         """Find out who sends `request`, by the first credential that it carries.
 
-        Returns None without a valid credential. A token is verified at once; a password is
-        checked off the event loop, so the answer is an awaitable then.
+        Returns None without a valid credential. A token or key is looked at at once; a password is
+        checked off the event loop, and an outside token may have to wait for its issuer's keys, so
+        the answer is an awaitable then.
         """
         if self._config.mode == "none":
             account_id = self._config.account_id
@@ -125,13 +135,57 @@ class Auth:
                 return self._identify_basic(credential, request.client)
             if not credential or " " in credential:
                 return None
-            return self._identify_token(credential)
-        token = find_query(request.query, "authorization", "access_token")
-        return self._identify_token(token) if token else None
+            return self._identify_text(credential)
+        key = request.header(b"x-api-key")
+        if key is not None:
+            return self._identify_key(key.decode("latin-1").strip())
+        text = find_query(request.query, "authorization", "access_token")
+        if text:
+            return self._identify_text(text)
+        return self._identify_certificate(request.certificate_user)
 
-    def _identify_token(self, token: str) -> Principal | None:
-        found = self._find_user(token, "access")
-        return None if found is None else self._principal(found[0], found[1])
+    def _identify_text(self, text: str) -> Principal | Awaitable[Principal | None] | None:
+        """Identify by one word: an API key, a token of ours, or an outside issuer's."""
+        if text.startswith(KEY_PREFIX):
+            return self._identify_key(text)
+        if not self._issuers.claims_issuer(text):
+            found = self._find_user(text, "access")
+            return None if found is None else self._principal(found[0], found[1])
+        try:
+            outside = self._issuers.verify(text)
+        except TokenError:
+            return None
+        if isinstance(outside, OutsideClaims):
+            return self._outside_principal(outside)
+        return self._identify_later(outside)
+
+    async def _identify_later(self, outside: Awaitable[OutsideClaims]) -> Principal | None:
+        try:
+            return self._outside_principal(await outside)
+        except TokenError:
+            return None
+
+    def _identify_key(self, text: str) -> Principal | None:
+        record = self._keys.find_by_text(text)
+        if record is None:
+            return None
+        return Principal(
+            f"key:{record.name}",
+            self._config.account_id,
+            _sum_bits(record.permissions),
+            tuple(record.stations),
+            0,
+            math.inf if record.expires_at is None else record.expires_at,
+            origins=tuple(record.origins) or None,
+            key=record.name,
+        )
+
+    def _identify_certificate(self, name: str | None) -> Principal | None:
+        """Identify by the name in a client certificate, which the listener has verified."""
+        record = self._users.find(name) if name else None
+        if record is None or record.disabled:
+            return None
+        return self._principal(record, math.inf)
 
     async def _identify_basic(self, credential: str, client: str) -> Principal | None:
         try:
@@ -154,6 +208,8 @@ class Auth:
     def _find_user(self, token: str, use: str) -> tuple[UserRecord, float] | None:
         """Verify a token and find its user as the user is now, with the token's end."""
         try:
+            # WHY: one text per token, so that what is told apart by text is told apart.
+            parse_token(token)
             claims = (
                 self._tokens.verify(token, use="refresh")
                 if use == "refresh"
@@ -169,12 +225,21 @@ class Auth:
         return record, float(claims.exp)
 
     def _principal(self, record: UserRecord, expires_at: float) -> Principal:
-        bits = 0
-        for word in record.permissions:
-            bits |= _BITS[word]
-        account_id = self._config.account_id
+        account_id, bits = self._config.account_id, _sum_bits(record.permissions)
         stations = tuple(record.stations)
         return Principal(record.name, account_id, bits, stations, record.epoch, expires_at)
+
+    def _outside_principal(self, claims: OutsideClaims) -> Principal | None:
+        """Make a principal of what an issuer says, or of the user that it names."""
+        if claims.maps == "user":
+            record = self._users.find(claims.user)
+            if record is None or record.disabled:
+                return None
+            return self._principal(record, claims.exp)
+        # WHY the prefix: no user of ours has ':' in its name, so none can be mistaken for this one.
+        name = f"{claims.issuer_name}:{claims.user}"
+        bits = _sum_bits(claims.permissions)
+        return Principal(name, self._config.account_id, bits, claims.stations, 0, claims.exp)
 
     def _issue(self, record: UserRecord, minutes: int, refresh_minutes: int) -> TokenPair:
         return self._tokens.issue(record, self._config.account_id, minutes, refresh_minutes)
@@ -207,6 +272,13 @@ class Auth:
         if asked:
             return name, _parse_account_id("accountId", asked)
         return name, int(tail) if is_tagged else self._config.account_id
+
+
+def _sum_bits(permissions: Iterable[str]) -> int:
+    bits = 0
+    for word in permissions:
+        bits |= _BITS[word]
+    return bits
 
 
 def find_query(query: bytes, *names: str) -> str | None:

@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from fastgw import _core
-from fastgw.config_types import LimitsConfig
+from fastgw.config_types import LimitsConfig, RateConfig
+from fastgw.inflate import inflate
 from fastgw.nats.connection import DataPlane
 from tests.integration.brokers import WAIT_S_MAX
 
@@ -105,11 +106,13 @@ class Recorder:
         return _core.Ingress(
             asyncio.get_running_loop(),
             LimitsConfig(),
+            RateConfig(),
             tokens_max=10,
             cors_origins=(),
             identify=lambda _: None,
             dispatch=lambda _: None,
             consume=lambda _: None,
+            inflate=inflate,
             refused=lambda request, block, message, reason: None,
             report=lambda *_: None,
         )

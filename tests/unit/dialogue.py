@@ -7,15 +7,18 @@ everything else talks to a real gateway and a real broker.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 from fastgw import _core
-from fastgw.config_types import LimitsConfig
+from fastgw.config_types import LimitsConfig, RateConfig
+from fastgw.inflate import inflate
 
 TOKEN = b"Bearer good"
+NO_RATES = RateConfig()
 HEAD = (
     b"POST /stations/orders/produce/single HTTP/1.1\r\n"
     b"Host: gateway\r\nAuthorization: Bearer good\r\n"
@@ -34,6 +37,9 @@ class Answer(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
 
 
 class Frame(NamedTuple):
@@ -58,16 +64,19 @@ class FakeLoop:
 class FakeTransport:
     """A transport that keeps what is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "192.0.2.7", certificate: Any = None) -> None:
+        self.extra = {"peername": (address, 4711)}
+        if certificate is not None:
+            self.extra |= {"sslcontext": object(), "peercert": certificate}
         self.written = bytearray()
         self.is_closed = self.is_eof_sent = self.is_reading_paused = False
         self.write_sizes: list[int] = []
 
     def set_write_buffer_limits(self, high: int) -> None:
-        assert high == 0
+        assert high == ("sslcontext" in self.extra)
 
     def get_extra_info(self, name: str) -> Any:
-        return ("192.0.2.7", 4711) if name == "peername" else None
+        return self.extra.get(name)
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -96,10 +105,12 @@ class FakeTransport:
 class Client:
     """One client connection."""
 
-    def __init__(self, dialogue: Dialogue) -> None:
+    def __init__(
+        self, dialogue: Dialogue, address: str = "192.0.2.7", certificate: Any = None, **how: Any
+    ) -> None:
         self.dialogue = dialogue
-        self.transport = FakeTransport()
-        self.protocol: Any = dialogue.ingress.protocol()
+        self.transport = FakeTransport(address, certificate)
+        self.protocol: Any = dialogue.ingress.protocol(**how)
         self.protocol.connection_made(self.transport)
 
     def send(self, data: bytes) -> None:
@@ -114,7 +125,9 @@ class Client:
 class Dialogue:
     """One core with a live broker connection and the station `orders`."""
 
-    def __init__(self, *, is_live: bool = True, **limits: Any) -> None:
+    def __init__(
+        self, *, is_live: bool = True, rates: RateConfig = NO_RATES, **limits: Any
+    ) -> None:
         self.loop = FakeLoop()
         self.identified: list[bytes | None] = []
         self.dispatched: list[_core.Request] = []
@@ -125,11 +138,13 @@ class Dialogue:
         self.ingress = _core.Ingress(
             self.loop,  # type: ignore[arg-type]
             LimitsConfig(**limits),
+            rates,
             tokens_max=100,
             cors_origins=("*",),
-            identify=self._identify,
+            identify=lambda asked: self.identify(asked),  # noqa: PLW0108 - tests replace it
             dispatch=self.dispatched.append,
             consume=self.consumed.append,
+            inflate=inflate,
             refused=lambda asked, block, message, why: self.refused.append((block, message, why)),
             report=lambda text, error: self.defects.append(f"{text}: {error!r}"),
         )
@@ -142,13 +157,13 @@ class Dialogue:
             self.run_turns()
             self.broker.take()
 
-    def _identify(self, request: _core.Request) -> _core.Principal | None:
+    def identify(self, request: _core.Request) -> _core.Principal | None:
         credential = request.header(b"authorization")
         self.identified.append(credential)
         return self.principal if credential == TOKEN else None
 
-    def client(self) -> Client:
-        return Client(self)
+    def client(self, address: str = "192.0.2.7", certificate: Any = None, **how: Any) -> Client:
+        return Client(self, address, certificate, **how)
 
     def run_turns(self) -> None:
         for _ in range(100):

@@ -1,10 +1,13 @@
-"""A request for the handlers' unit tests: no socket, no core; it remembers its one answer."""
+"""What the handlers' unit tests need: a request, users and keys without socket, core and broker."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from fastgw.control.keys import KeyRecord
+from fastgw.control.users import UserRecord
 
 if TYPE_CHECKING:
     from fastgw._core import Principal
@@ -21,6 +24,8 @@ class FakeRequest:
     method: str = "POST"
     path: str = "/"
     client: str = "192.0.2.1"
+    certificate_user: str | None = None
+    serves: str = "all"
     principal: Principal | None = None
     closed: bool = False
     answers: list[tuple[int, Any, dict[bytes, bytes]]] = field(default_factory=list)
@@ -46,3 +51,40 @@ class FakeRequest:
     def answer(self) -> tuple[int, Any, dict[bytes, bytes]]:
         (answer,) = self.answers
         return answer
+
+
+class FakeUsers:
+    """Users whose password is their name and an exclamation mark."""
+
+    def __init__(self) -> None:
+        self.records = {name: make_user(name) for name in ("ann", "bob")}
+        self.fault: Fault | None = None
+        self.checked: list[str] = []
+
+    def find(self, name: str) -> UserRecord | None:
+        return self.records.get(name)
+
+    async def check(self, name: str, password: str) -> UserRecord | None:
+        self.checked.append(name)
+        if self.fault is not None:
+            raise self.fault
+        return self.records.get(name) if password == name + "!" else None
+
+
+def make_user(name: str, **fields: Any) -> UserRecord:
+    whole = {"password_hash": "", "permissions": ["produce"], "epoch": 7, **fields}
+    return UserRecord(name=name, **whole)
+
+
+class FakeKeys:
+    """API keys by their text."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, KeyRecord] = {}
+
+    def put(self, text: str, **fields: Any) -> None:
+        whole = {"name": "k", "hash": "", "permissions": ["produce"], **fields}
+        self.records[text] = KeyRecord(**whole)
+
+    def find_by_text(self, text: str) -> KeyRecord | None:
+        return self.records.get(text)

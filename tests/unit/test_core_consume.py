@@ -261,3 +261,20 @@ def test_message_text_survives_the_json(payload: bytes) -> None:
             payload.decode()
     else:
         assert message["message"].encode() == payload
+
+
+def test_headers_of_a_long_block_are_joined_alike() -> None:
+    consumer = Consumer(batch=1)
+    lines = b"".join(b"A%d: x\r\na: %d\r\n" % (number, number) for number in range(60_000))
+    consumer.deliver(1, b"", b"NATS/1.0\r\n" + lines + b"\r\n")
+    (message,) = consumer.messages()
+    assert len(message["headers"]) == 60_001
+    assert message["headers"]["a"].startswith("0, 1, 2, ")
+    assert message["headers"]["A59999"] == "x"
+
+
+def test_delivery_of_another_shape_is_delivered_without_metadata() -> None:
+    consumer = Consumer(batch=3, metadata=True)
+    for reply in (b"x", b"$JS.ACK.o.g.a.b.c.d.e", b"$JS.ACK.o.g.1.2.3.99999999999999999999999.0"):
+        consumer.dialogue.link.data_received(b"MSG o %d %s 1\r\na\r\n" % (consumer.sid, reply))
+    assert consumer.messages() == [{"message": "a", "headers": {}, "subject": "o"}] * 3

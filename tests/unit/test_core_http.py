@@ -11,6 +11,7 @@ import pytest
 
 from fastgw import _core
 from fastgw.errors import ClientFault, InternalError
+from fastgw.inflate import inflate
 from tests.unit.dialogue import BATCH, HEAD, Client, Dialogue, request
 
 
@@ -234,16 +235,18 @@ def test_anonymous_principal_serves_without_credentials() -> None:
 
 def cors_dialogue(*origins: str) -> Client:
     dialogue = Dialogue()
-    from fastgw.config_types import LimitsConfig
+    from fastgw.config_types import LimitsConfig, RateConfig
 
     dialogue.ingress = _core.Ingress(
         dialogue.loop,  # type: ignore[arg-type]
         LimitsConfig(),
+        RateConfig(),
         tokens_max=0,
         cors_origins=origins,
         identify=lambda request: None,
         dispatch=lambda request: request.respond(200, b"{}"),
         consume=lambda request: None,
+        inflate=inflate,
         refused=lambda request, block, message, reason: None,
         report=lambda text, error: None,
     )
@@ -363,10 +366,11 @@ def test_refused_request_with_a_long_body_is_answered_at_once(extra: bytes) -> N
     assert (answer.status, answer.headers["Connection"]) == (401, "close")
 
 
-def test_content_encoding_is_415() -> None:
+@pytest.mark.parametrize("coding", [b"br", b"compress", b"gzip, zstd", b"gzip, gzip", b"*"])
+def test_content_encoding_that_is_not_served_is_415(coding: bytes) -> None:
     dialogue = Dialogue()
     client = dialogue.client()
-    client.send(request(b"[1]", head=BATCH, extra=b"Content-Encoding: gzip\r\n"))
+    client.send(request(b"[1]", head=BATCH, extra=b"Content-Encoding: %s\r\n" % coding))
     assert [a.status for a in client.answers()] == [415]
     client.send(request(b"[1]", head=BATCH, extra=b"Content-Encoding: identity\r\n"))
     assert len(dialogue.frames()) == 1

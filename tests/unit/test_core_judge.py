@@ -196,13 +196,22 @@ def test_no_wait_of_a_full_ring_answers_when_all_is_written() -> None:
     assert [answer.status for answer in client.answers()] == [202]
 
 
-@pytest.mark.parametrize("word", [b"true", b"no"])
-def test_wait_is_the_default(word: bytes) -> None:
+def test_wait_is_the_default() -> None:
     dialogue = dialogue_with(allow_no_wait=True)
     client = dialogue.client()
-    client.send(request(head=HEAD.replace(b"single", b"single?wait=" + word)))
+    client.send(request(head=HEAD.replace(b"single", b"single?wait=true")))
     assert len(dialogue.frames()) == 1
     assert client.answers() == []
+
+
+@pytest.mark.parametrize("query", [b"wait=no", b"results=1", b"atomic=yes", b"wait=False"])
+def test_switch_that_is_neither_true_nor_false_is_400(query: bytes) -> None:
+    dialogue = dialogue_with(allow_no_wait=True)
+    client = dialogue.client()
+    client.send(request(b"[1]", head=BATCH.replace(b"batch", b"batch?" + query)))
+    (answer,) = client.answers()
+    assert answer.status == 400 and "is true or false; got" in answer.json()["error"]
+    assert dialogue.frames() == []
 
 
 def test_no_wait_with_a_refused_element_is_400() -> None:

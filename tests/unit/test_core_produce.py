@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw import _core
-from fastgw.config_types import LimitsConfig
+from fastgw.config_types import LimitsConfig, RateConfig
 from fastgw.errors import ClientFault
+from fastgw.inflate import inflate
 from tests.unit.dialogue import BATCH, HEAD, Dialogue, request
 
 
@@ -57,11 +58,13 @@ def test_token_cache_full_drops_the_oldest() -> None:
     ingress = _core.Ingress(
         dialogue.loop,  # type: ignore[arg-type]
         LimitsConfig(),
+        RateConfig(),
         tokens_max=2,
         cors_origins=(),
         identify=lambda request: dialogue.principal,
         dispatch=lambda request: None,
         consume=lambda request: None,
+        inflate=inflate,
         refused=lambda request, block, message, reason: None,
         report=lambda text, error: None,
     )
@@ -500,11 +503,13 @@ def test_identity_found_off_the_loop_goes_on() -> None:
         ingress = _core.Ingress(
             dialogue.loop,  # type: ignore[arg-type]
             LimitsConfig(),
+            RateConfig(),
             tokens_max=10,
             cors_origins=(),
             identify=identify,
             dispatch=lambda request: None,
             consume=lambda request: None,
+            inflate=inflate,
             refused=lambda request, block, message, reason: None,
             report=lambda text, error: None,
         )

@@ -11,46 +11,35 @@ import pytest
 
 from fastgw._core import Principal
 from fastgw.config_types import AuthConfig, Config
-from fastgw.control.tokens import Tokens
-from fastgw.control.users import UserRecord
+from fastgw.control.issuers import Issuers, OutsideClaims
+from fastgw.control.tokens import TokenError, Tokens
 from fastgw.errors import Fault, InternalError, UpstreamFault
 from fastgw.handlers import BodyError, fail_with_message, parse_body
 from fastgw.handlers.auth import Auth, find_query
-from tests.unit.handler_fakes import FakeRequest
+from tests.unit.handler_fakes import FakeKeys, FakeRequest, FakeUsers, make_user
+from tests.unit.signing_fakes import tokens as make_tokens
 
 if TYPE_CHECKING:
-    from fastgw.control.users import Users
+    from collections.abc import Awaitable
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
 
-class FakeUsers:
-    """Users whose password is their name and an exclamation mark."""
-
-    def __init__(self) -> None:
-        self.records = {
-            name: UserRecord(name=name, password_hash="", permissions=["produce"], epoch=7)
-            for name in ("ann", "bob")
-        }
-        self.fault: Fault | None = None
-        self.checked: list[str] = []
-
-    def find(self, name: str) -> UserRecord | None:
-        return self.records.get(name)
-
-    async def check(self, name: str, password: str) -> UserRecord | None:
-        self.checked.append(name)
-        if self.fault is not None:
-            raise self.fault
-        return self.records.get(name) if password == name + "!" else None
-
-
 def make(users: FakeUsers | None = None, **fields: Any) -> tuple[Auth, Tokens, FakeUsers]:
+    auth, tokens, users, _ = make_all(users, **fields)
+    return auth, tokens, users
+
+
+def make_all(
+    users: FakeUsers | None = None, issuers: Any = None, **fields: Any
+) -> tuple[Auth, Tokens, FakeUsers, FakeKeys]:
     config = Config(auth=AuthConfig(**fields))
-    tokens = Tokens(SECRET.encode(), SECRET[::-1].encode(), config.auth)
-    fakes = users or FakeUsers()
-    fake_users: Users = fakes  # type: ignore[assignment]
-    return Auth(config, fake_users, tokens), tokens, fakes
+    tokens = make_tokens(SECRET.encode(), SECRET[::-1].encode(), **fields)
+    fakes, fake_keys = users or FakeUsers(), FakeKeys()
+    any_users: Any = fakes
+    any_keys: Any = fake_keys
+    auth = Auth(config, any_users, any_keys, tokens, issuers or Issuers([]))
+    return auth, tokens, fakes, fake_keys
 
 
 async def authenticate(auth: Auth, query: bytes = b"", **body: Any) -> Any:
@@ -152,13 +141,9 @@ async def test_refresh_needs_a_user_as_it_was() -> None:
     assert await refresh(token) == 200
     assert await refresh(tokens.issue(ann, 1).jwt) == 401
     assert await refresh(tokens.issue(ann, 2).refresh_jwt) == 401
-    users.records["ann"] = UserRecord(
-        name="ann", password_hash="", permissions=["produce"], epoch=8
-    )
+    users.records["ann"] = make_user("ann", epoch=8)
     assert await refresh(token) == 401
-    users.records["ann"] = UserRecord(
-        name="ann", password_hash="", permissions=["produce"], epoch=7, disabled=True
-    )
+    users.records["ann"] = make_user("ann", disabled=True)
     assert await refresh(token) == 401
     del users.records["ann"]
     assert await refresh(token) == 401
@@ -170,9 +155,7 @@ def bearer(value: str) -> FakeRequest:
 
 def test_identify_principal_is_the_user_as_it_is_now() -> None:
     auth, tokens, users = make()
-    users.records["ann"] = UserRecord(
-        name="ann", password_hash="", permissions=["consume", "admin"], stations=["a.*"], epoch=7
-    )
+    users.records["ann"] = make_user("ann", permissions=["consume", "admin"], stations=["a.*"])
     pair = tokens.issue(users.records["ann"], 1, 10)
     found = auth.identify(bearer(f"Bearer {pair.jwt}"))
     assert isinstance(found, Principal)
@@ -225,6 +208,124 @@ async def test_identify_basic_checks_the_password() -> None:
     for broken in ("!", "YW5uOmFubiE", "é"):
         found_or_wait = auth.identify(bearer(f"Basic {broken}"))
         assert isawaitable(found_or_wait) and await found_or_wait is None
+
+
+def test_identify_key_in_every_place() -> None:
+    auth, _, _, keys = make_all()
+    keys.put("fgw_x", name="debezium", permissions=["consume"], stations=["a.*"], expires_at=9.5)
+    places: list[dict[str, Any]] = [
+        {"fields": {b"authorization": b"Bearer fgw_x"}},
+        {"fields": {b"authorization": b"Bearer: fgw_x"}},
+        {"fields": {b"x-api-key": b" fgw_x "}},
+        {"query": b"authorization=fgw_x"},
+        {"query": b"a=1&access_token=fgw_x"},
+    ]
+    for place in places:
+        found = auth.identify(FakeRequest(**place))
+        assert isinstance(found, Principal), place
+        assert (found.user, found.key, found.permissions) == ("key:debezium", "debezium", 2)
+        assert (found.stations, found.expires_at, found.account_id) == (("a.*",), 9.5, 1)
+    for fields in ({b"x-api-key": b"fgw_y"}, {b"authorization": b"Bearer fgw_y"}):
+        assert auth.identify(FakeRequest(fields=fields)) is None
+    keys.put("fgw_z")
+    found = auth.identify(FakeRequest(fields={b"x-api-key": b"fgw_z"}))
+    assert isinstance(found, Principal) and found.expires_at == float("inf")
+
+
+def test_identify_first_credential_decides_alone() -> None:
+    auth, tokens, users, keys = make_all()
+    keys.put("fgw_x")
+    token = tokens.issue(users.records["ann"], 1).jwt
+    request = FakeRequest(query=f"access_token={token}".encode(), certificate_user="bob")
+    order: list[tuple[bytes, bytes, str | None]] = [
+        (b"x-api-key", b"fgw_wrong", None),
+        (b"x-api-key", b"fgw_x", "key:k"),
+        (b"authorization", b"Bearer wrong", None),
+        (b"authorization", f"Bearer {token}".encode(), "ann"),
+    ]
+    assert find_user(auth, request) == "ann"
+    for name, value, user in order:
+        request.fields[name] = value
+        assert find_user(auth, request) == user
+
+
+def find_user(auth: Auth, request: FakeRequest) -> str | None:
+    found = auth.identify(request)
+    assert found is None or isinstance(found, Principal)
+    return found and found.user
+
+
+def test_identify_certificate_is_a_user_as_it_is_now() -> None:
+    auth, _, users = make()
+    assert find_user(auth, FakeRequest(certificate_user="ann")) == "ann"
+    assert find_user(auth, FakeRequest(certificate_user="eve")) is None
+    assert find_user(auth, FakeRequest(certificate_user="")) is None
+    wrong = FakeRequest(certificate_user="ann", query=b"access_token=wrong")
+    assert find_user(auth, wrong) is None
+    users.records["ann"] = make_user("ann", disabled=True)
+    assert find_user(auth, FakeRequest(certificate_user="ann")) is None
+
+
+class FakeIssuers:
+    """Issuers that all tokens are from, whose verdict is set."""
+
+    def __init__(self, verdict: OutsideClaims | Fault, *, is_late: bool) -> None:
+        self._verdict = verdict
+        self._is_late = is_late
+
+    def claims_issuer(self, token: str) -> bool:
+        return True
+
+    def verify(self, token: str) -> OutsideClaims | Awaitable[OutsideClaims]:
+        return self._verify() if self._is_late else self._verdict_now()
+
+    async def _verify(self) -> OutsideClaims:
+        return self._verdict_now()
+
+    def _verdict_now(self) -> OutsideClaims:
+        if isinstance(self._verdict, Fault):
+            raise self._verdict
+        return self._verdict
+
+
+async def identify_outside(
+    verdict: OutsideClaims | Fault, *, is_late: bool, users: FakeUsers | None = None
+) -> Principal | None:
+    auth, _, _, _ = make_all(users, FakeIssuers(verdict, is_late=is_late))
+    found = auth.identify(bearer("Bearer x"))
+    return await found if isawaitable(found) else found
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_identify_outside_claims_make_a_principal(is_late: bool) -> None:
+    claims = OutsideClaims("okta", "ann", ("produce", "admin"), ("a.*",), 9.5, "claims")
+    found = await identify_outside(claims, is_late=is_late)
+    assert found is not None
+    assert (found.user, found.permissions, found.stations) == ("okta:ann", 5, ("a.*",))
+    assert (found.expires_at, found.epoch, found.account_id, found.key) == (9.5, 0, 1, None)
+    nothing = OutsideClaims("okta", "ann", (), (), 9.5, "claims")
+    found = await identify_outside(nothing, is_late=is_late)
+    assert found is not None and not found.may(1, "a")
+    assert await identify_outside(TokenError("why"), is_late=is_late) is None
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_identify_outside_user_is_decided_by_its_record(is_late: bool) -> None:
+    claims = OutsideClaims("okta", "ann", (), (), 9.5, "user")
+    users = FakeUsers()
+    found = await identify_outside(claims, is_late=is_late, users=users)
+    assert found is not None
+    assert (found.user, found.permissions, found.stations) == ("ann", 1, ("*",))
+    assert (found.expires_at, found.epoch) == (9.5, 7)
+    users.records["ann"] = make_user("ann", disabled=True)
+    assert await identify_outside(claims, is_late=is_late, users=users) is None
+    del users.records["ann"]
+    assert await identify_outside(claims, is_late=is_late, users=users) is None
+
+
+async def test_identify_outside_keys_away_is_told() -> None:
+    with pytest.raises(UpstreamFault):
+        await identify_outside(UpstreamFault("overloaded", "later"), is_late=True)
 
 
 def test_identify_mode_none_is_everyone() -> None:
