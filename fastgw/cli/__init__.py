@@ -1,10 +1,11 @@
-"""The command line: `fastgw serve`, `user`, `station`, `schema`, `config`.
+"""The command line: `fastgw serve`, `user`, `key`, `secret`, `station`, `schema`, `config`.
 
 What enters: arguments, the environment, a password from the prompt or standard input.
 What leaves: text or JSON on standard output, one line on standard error when something is wrong,
 and an exit code: 0 done, 1 it could not be done now, 2 wrong usage or configuration.
-Each command lives in a module of its own. No command takes a password as an argument, where other
-users of the machine could read it, and none shows a traceback unless `--debug` asks for it.
+Each command lives in a module of its own. No command takes a password or secret as an argument,
+where other users of the machine could read it, and none shows a traceback unless `--debug` asks
+for it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final, NoReturn
 import click
 
 from fastgw import __version__
-from fastgw.cli import config, schema, serve, station, user
+from fastgw.cli import config, key, schema, secret, serve, station, user
 from fastgw.cli._common import State, debug_option, describe_failure
 
 EXIT_OK: Final = 0
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for module in (serve, user, station, schema, config):
+for module in (serve, user, key, secret, station, schema, config):
     cli.add_command(module.command)
 
 

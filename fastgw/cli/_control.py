@@ -1,8 +1,8 @@
-"""The control plane of one command: users and stations, on whichever broker the options mean.
+"""The control plane of one command: its records, on whichever broker the options mean.
 
 What enters: a `Loaded` configuration and the work to do. What leaves: the work's result, after the
 connection is closed and a broker that was started just for the command is stopped again.
-Called by the user and station commands. It never leaves a process behind.
+Called by the commands that read or change records. It never leaves a process behind.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from fastgw.cli._common import Failed, is_debugging
 from fastgw.config import Config, Loaded, NatsConfig
 
 if TYPE_CHECKING:
+    from fastgw.control.keys import Keys
     from fastgw.control.schemas import Schemas
     from fastgw.control.stations import Stations
+    from fastgw.control.store import Store
     from fastgw.control.users import Users
     from fastgw.nats.client import ControlClient
 
@@ -35,9 +37,11 @@ class ControlPlane:
     """What a command works with; all have read the broker's state."""
 
     users: Users
+    keys: Keys
     stations: Stations
     schemas: Schemas
     client: ControlClient
+    store: Store
 
 
 def run_with_control(
@@ -47,7 +51,7 @@ def run_with_control(
     starts_empty: bool = False,
     seconds_max: float | None = COMMAND_S_MAX,
 ) -> T:
-    """Do `work` with users, stations and schemas, and return what it returned.
+    """Do `work` with the control plane, and return what it returned.
 
     Args:
         loaded: the configuration; without a URL the embedded broker of its data folder is meant:
@@ -76,6 +80,7 @@ def _set_up_log() -> None:
 async def _work(
     nats: NatsConfig, work: Callable[[ControlPlane], Awaitable[T]], seconds_max: float | None
 ) -> T:
+    from fastgw.control.keys import Keys
     from fastgw.control.schemas import Schemas
     from fastgw.control.stations import Stations
     from fastgw.control.store import Store
@@ -91,13 +96,13 @@ async def _work(
                 stack.push_async_callback(store.close)
                 users = Users(store)
                 stack.callback(users.close)
+                keys = Keys(store)
                 schemas = Schemas(store)
                 stack.callback(schemas.close)
                 stations = Stations(store, client.jetstream(), nats, schemas)
-                await users.start()
-                await schemas.start()
-                await stations.start()
-                return await work(ControlPlane(users, stations, schemas, client))
+                for mirrored in (users, keys, schemas, stations):
+                    await mirrored.start()
+                return await work(ControlPlane(users, keys, stations, schemas, client, store))
     except TimeoutError as error:
         raise Failed(f"the broker did not answer within {seconds_max:g} s") from error
 

@@ -9,6 +9,7 @@ created or deleted streams; a table or JSON. Messages are deleted only after a q
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,12 +68,11 @@ def add(loaded: Loaded, name: str, as_json: bool, **options: Any) -> None:
     async def work(plane: ControlPlane) -> StationRecord:
         return await plane.stations.add(name, **settings)
 
-    record = run_with_control(loaded, work, starts_empty=True)
-    if as_json:
-        print_json(_shown(record))
-        return
-    stream = "a new stream" if record.owned else "the stream that was there"
-    click.echo(f"Added station {name} on {stream}, {record.stream}.")
+    def tell(record: StationRecord) -> str:
+        stream = "a new stream" if record.owned else "the stream that was there"
+        return f"Added station {name} on {stream}, {record.stream}."
+
+    _change(loaded, work, as_json, tell, starts_empty=True)
 
 
 @command.command()
@@ -91,11 +91,12 @@ def adopt(
     async def work(plane: ControlPlane) -> StationRecord:
         return await plane.stations.adopt(name, stream, subject, **settings)
 
-    record = run_with_control(loaded, work)
-    if as_json:
-        print_json(_shown(record))
-        return
-    click.echo(f"Added station {name} on stream {stream}, publishing to {record.subject}.")
+    _change(
+        loaded,
+        work,
+        as_json,
+        lambda record: f"Added station {name} on stream {stream}, publishing to {record.subject}.",
+    )
 
 
 @command.command()
@@ -116,11 +117,7 @@ def change(loaded: Loaded, name: str, as_json: bool, **options: Any) -> None:
     async def work(plane: ControlPlane) -> StationRecord:
         return await plane.stations.change(name, **settings)
 
-    record = run_with_control(loaded, work)
-    if as_json:
-        print_json(_shown(record))
-        return
-    click.echo(f"Changed station {name}.")
+    _change(loaded, work, as_json, lambda _: f"Changed station {name}.")
 
 
 @command.command()
@@ -137,11 +134,10 @@ def attach(loaded: Loaded, name: str, schema: str, as_json: bool) -> None:
     async def work(plane: ControlPlane) -> StationRecord:
         return await plane.stations.attach(name, wanted["schema"], wanted.get("schema_version"))
 
-    record = run_with_control(loaded, work)
-    if as_json:
-        print_json(_shown(record))
-        return
-    click.echo(f"Attached {record.schema} version {record.schema_version} to station {name}.")
+    def tell(record: StationRecord) -> str:
+        return f"Attached {record.schema} version {record.schema_version} to station {name}."
+
+    _change(loaded, work, as_json, tell)
 
 
 @command.command()
@@ -154,11 +150,7 @@ def detach(loaded: Loaded, name: str, as_json: bool) -> None:
     async def work(plane: ControlPlane) -> StationRecord:
         return await plane.stations.detach(name)
 
-    record = run_with_control(loaded, work)
-    if as_json:
-        print_json(_shown(record))
-        return
-    click.echo(f"Station {name} has no schema now.")
+    _change(loaded, work, as_json, lambda _: f"Station {name} has no schema now.")
 
 
 @command.command("list")
@@ -227,6 +219,7 @@ def info(loaded: Loaded, name: str, as_json: bool) -> None:
             ("wait=false", "allowed" if record.allow_no_wait else "refused"),
             ("subject suffix", "allowed" if record.allow_suffix else "refused"),
             ("message limit", _bound(record.message_bytes_max)),
+            ("webhooks", _webhook(record)),
             ("storage", f"{found.storage}, {found.replicas} replica(s)"),
             ("retention", found.retention),
             ("keeps", _age(found.max_age_s)),
@@ -272,6 +265,22 @@ def rm(loaded: Loaded, name: str, keep_stream: bool, yes: bool, as_json: bool) -
     click.echo(f"Removed station {name} {stream}.")
 
 
+def _change(
+    loaded: Loaded,
+    work: Callable[[ControlPlane], Awaitable[StationRecord]],
+    as_json: bool,
+    tell: Callable[[StationRecord], str],
+    *,
+    starts_empty: bool = False,
+) -> None:
+    """Do what leaves a changed station, and show it as JSON or in a sentence."""
+    record = run_with_control(loaded, work, starts_empty=starts_empty)
+    if as_json:
+        print_json(_shown(record))
+    else:
+        click.echo(tell(record))
+
+
 async def _find_info(plane: ControlPlane, name: str) -> StationInfo | None:
     """Return the state of a station, None when its stream does not tell."""
     try:
@@ -281,6 +290,7 @@ async def _find_info(plane: ControlPlane, name: str) -> StationInfo | None:
 
 
 def _shown(record: StationRecord) -> dict[str, object]:
+    """Return what a script may see of a station: of a webhook's secrets, how many there are."""
     return {
         "name": record.name,
         "stream": record.stream,
@@ -294,6 +304,7 @@ def _shown(record: StationRecord) -> dict[str, object]:
         "allow_no_wait": record.allow_no_wait,
         "allow_suffix": record.allow_suffix,
         "message_bytes_max": record.message_bytes_max,
+        "verifier": _verifier(record),
         "created_at": show_time(record.created_at),
     }
 
@@ -324,6 +335,21 @@ def _text(headers: str | Sequence[str]) -> str:
 
 def _schema(record: StationRecord) -> str:
     return f"{record.schema}@{record.schema_version}" if record.schema is not None else "-"
+
+
+def _verifier(record: StationRecord) -> dict[str, object] | None:
+    if record.verifier is None:
+        return None
+    from fastgw.senders.signatures import show_verifier
+
+    return show_verifier(record.verifier)
+
+
+def _webhook(record: StationRecord) -> str:
+    verifier = record.verifier
+    if verifier is None:
+        return "-"
+    return f"signed by {verifier.preset}, {len(verifier.secrets)} secret(s)"
 
 
 def _bound(count: int | None) -> str:

@@ -35,7 +35,7 @@ PERMISSIONS: Final = ("produce", "consume", "admin")
 
 @click.group("user")
 def command() -> None:
-    """Add, list and remove users."""
+    """Add, change, list and remove users."""
 
 
 def _password_options(function: Any) -> Any:
@@ -111,6 +111,73 @@ def passwd(loaded: Loaded, name: str, generate: bool, password_stdin: bool, as_j
     _show_password(password if generate else None)
 
 
+@command.command()
+@click.argument("name")
+@click.option(
+    "--permission",
+    "permissions",
+    type=click.Choice(PERMISSIONS),
+    multiple=True,
+    help="What the user may do from now on; repeatable. Without it: as before.",
+)
+@click.option(
+    "--station",
+    "stations",
+    metavar="GLOB",
+    multiple=True,
+    help="Only stations with such a name from now on; repeatable. Without it: as before.",
+)
+@json_option
+@broker_options
+def permissions(
+    loaded: Loaded,
+    name: str,
+    permissions: tuple[str, ...],
+    stations: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Replace what the user NAME may do; tokens issued before stop working."""
+    if not (permissions or stations):
+        raise click.UsageError("Say what to change: --permission, --station or both.")
+
+    async def work(plane: ControlPlane) -> UserRecord:
+        return await plane.users.change(
+            name, permissions=permissions or None, stations=stations or None
+        )
+
+    record = run_with_control(loaded, work)
+    if as_json:
+        print_json(_shown(record))
+        return
+    click.echo(f"User {name} may now {', '.join(record.permissions)} on {_globs(record)}.")
+
+
+@command.command()
+@click.argument("name")
+@json_option
+@broker_options
+def disable(loaded: Loaded, name: str, as_json: bool) -> None:
+    """Shut the user NAME out; its tokens stop working at once."""
+    record = _set_disabled(loaded, name, disabled=True)
+    if as_json:
+        print_json(_shown(record))
+        return
+    click.echo(f"Disabled user {name}.")
+
+
+@command.command()
+@click.argument("name")
+@json_option
+@broker_options
+def enable(loaded: Loaded, name: str, as_json: bool) -> None:
+    """Let the user NAME in again; it needs new tokens."""
+    record = _set_disabled(loaded, name, disabled=False)
+    if as_json:
+        print_json(_shown(record))
+        return
+    click.echo(f"Enabled user {name}.")
+
+
 @command.command("list")
 @json_option
 @broker_options
@@ -155,6 +222,13 @@ def rm(loaded: Loaded, name: str, as_json: bool) -> None:
         print_json({"name": name, "removed": True})
         return
     click.echo(f"Removed user {name}.")
+
+
+def _set_disabled(loaded: Loaded, name: str, *, disabled: bool) -> UserRecord:
+    async def work(plane: ControlPlane) -> UserRecord:
+        return await plane.users.set_disabled(name, disabled)
+
+    return run_with_control(loaded, work)
 
 
 def _take_password(*, generate: bool, from_stdin: bool) -> str:
