@@ -27,12 +27,15 @@ export DEPENDENCIES
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help serve test suites lint format types coverage bench micro demo asan build clean
+.PHONY: help serve test suites conformance fuzz slow lint format types coverage bench micro demo asan build clean
 
 help:
 	@echo "make serve      start the gateway with its embedded broker     ARGS='--listen HOST:PORT'"
 	@echo "make test       run the tests                                  ARGS='-k word'"
-	@echo "make suites     the official JSON Schema suite                 ARGS='--suite CHECKOUT'"
+	@echo "make suites     the JSON Schema suite, and the API by its document  ARGS='--suite CHECKOUT'"
+	@echo "make conformance  HTTP suites, beside peers   ARGS='--peer nginx --suite llhttp=CHECKOUT'"
+	@echo "make fuzz       guided fuzzing on a sanitized build (clang)    ARGS='http --runs 1000000'"
+	@echo "make slow       slow and hostile clients beside good ones      ARGS='--clients 50'"
 	@echo "make lint       ruff: rules and format (make format rewrites)"
 	@echo "make types      mypy --strict, and the compiled core against its typed face"
 	@echo "make coverage   the tests with line coverage, the core's parts included"
@@ -94,6 +97,13 @@ test: $(VENV)/stamp-extra-test $(VENV)/stamp-build
 
 suites: $(VENV)/stamp-extra-test $(VENV)/stamp-extra-suites $(VENV)/stamp-build
 	@$(BIN)/python -m tests.suites.json_schema $(ARGS)
+	@$(BIN)/python -m tests.suites.api_fuzz
+
+conformance: $(VENV)/stamp-extra-test $(VENV)/stamp-extra-bench $(VENV)/stamp-build
+	@$(BIN)/python -m tests.conformance $(ARGS)
+
+slow: $(VENV)/stamp-extra-test $(VENV)/stamp-build
+	@$(BIN)/python -m tests.slow $(ARGS)
 
 lint: $(VENV)/stamp-extra-dev
 	@$(BIN)/ruff check .
@@ -111,7 +121,7 @@ types: $(VENV)/stamp-extra-dev $(VENV)/stamp-build
 
 # WHY: the traced and the sanitized flavours live in a copy of the tree, so that neither replaces
 # the extension that `make serve` runs. The plugin wants the generated C beside the extension.
-COPIED := $(wildcard fastgw tests benchmarks demo docs setup.py pyproject.toml README.md LICENSE)
+COPIED := $(wildcard fastgw tests benchmarks demo docs deploy examples setup.py pyproject.toml README.md LICENSE)
 flavour = rm -rf build/$(1) && mkdir -p build/$(1) && cp -R $(COPIED) build/$(1)/ && \
   cd build/$(1) && rm -f fastgw/_core*.so && FASTGW_BUILD=$(1) $(CURDIR)/$(BIN)/python setup.py --quiet \
   build_ext --inplace && cp build/cython-$(1)/fastgw/_core.c fastgw/_core.c
@@ -133,6 +143,12 @@ asan: $(VENV)/stamp-extra-dev $(VENV)/stamp-build
 	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)" \
 	  $(CURDIR)/$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(VENV)/stamp-extra-dev $(VENV)/stamp-extra-fuzz $(VENV)/stamp-build
+	@echo "Building the extension (fuzz) in build/fuzz ..."
+	@export CC=clang && $(call flavour,fuzz)
+	@cd build/fuzz && PYTHONPATH="$(CURDIR)/build/fuzz" $(CURDIR)/$(BIN)/python -m tests.fuzz \
+	  --kept "$(CURDIR)/build/fuzz-kept" $(ARGS)
 
 build: $(VENV)/stamp-extra-dev
 	@rm -rf dist

@@ -1,7 +1,8 @@
-"""Build of the one extension, `fastgw._core`, in one of four flavours.
+"""Build of the one extension, `fastgw._core`, in one of five flavours.
 
 `FASTGW_BUILD` picks the flavour: `release` (default), `debug` (assertions, symbols), `trace` (line
-coverage of the parts) or `asan` (AddressSanitizer and UBSAN). Everything else is in pyproject.toml.
+coverage of the parts), `asan` (AddressSanitizer and UBSAN) or `fuzz` (the same with what a guided
+fuzzer counts; needs clang). Everything else is in pyproject.toml.
 """
 
 import os
@@ -17,6 +18,10 @@ FLAGS = {
     "debug": (["-O0", "-g3", "-UNDEBUG"], []),
     "trace": (["-O1", "-g0"], []),
     "asan": (["-O1", "-g", "-fno-omit-frame-pointer", *SANITIZERS], SANITIZERS),
+    "fuzz": (
+        ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=fuzzer-no-link", *SANITIZERS],
+        SANITIZERS,
+    ),
 }
 if FLAVOUR not in FLAGS:
     raise SystemExit(f"FASTGW_BUILD is {FLAVOUR!r}; it must be one of {', '.join(FLAGS)}")

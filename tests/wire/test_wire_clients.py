@@ -31,7 +31,7 @@ def need(program: str) -> str:
     return path
 
 
-def run(*command: str) -> str:
+def run(*command: str, stdin: str = "") -> str:
     # WHY: a proxy of the caller's shell would stand between the client and the loopback address,
     # and what the sanitized build preloads into Python does not fit node or a JVM.
     env = {
@@ -40,8 +40,9 @@ def run(*command: str) -> str:
         if "proxy" not in name.lower() and name != "LD_PRELOAD"
     }
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env, check=False
-    )
+        command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S, env=env,
+        check=False,
+    )  # fmt: skip
     assert done.returncode == 0, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
     return done.stdout
 
@@ -186,14 +187,61 @@ def test_jdk_http_client_body_arrives(gateway: Gateway, station: str) -> None:
     count = 5
     source = CLIENTS / "Post.java"
     out = run(java, str(source), single(gateway, station), gateway.token(), str(count))
-    assert out.splitlines() == [f"200 {STORED}"] * (2 * count + 2)
+    assert out.splitlines() == [f"200 {STORED}"] * (2 * count + 4)
     messages = gateway.stored(station)
     expected = [f"jdk {n}".encode() for n in range(count)]
-    expected += [bytes(n & 255 for n in range(300_000)), b"jdk chunked"] + [b"async"] * count
+    large = bytes(n & 255 for n in range(300_000))
+    expected += [large, b"jdk chunked", b"jdk stream " + large, b"jdk expect"] + [b"async"] * count
     assert [message.data for message in messages] == expected
     assert {message.header("X-Debezium-Op") for message in messages} == {"Yw=="}
     # The check is worth something only if the client did ask for the upgrade.
     assert all("Java-http-client" in (m.header("User-Agent") or "") for m in messages)
+
+
+def debezium(gateway: Gateway, station: str, records: list[str], *how: str) -> list[str]:
+    """Run the JDK client that speaks as Debezium Server does; return the lines it prints."""
+    source = str(CLIENTS / "Debezium.java")
+    out = run(need("java"), source, gateway.url, station, *how, stdin="\n".join(records))
+    return out.splitlines()
+
+
+RECORDS = ['{"op":"c","after":{"id":1,"name":"Zoë"}}', '{"op":"d","before":{"id":1}}']
+KEY_BASE64 = base64.b64encode("clé\n1".encode()).decode()
+
+
+def test_debezium_in_java_with_tokens(gateway: Gateway, station: str) -> None:
+    """Each record comes nine tenths of a token's life after the last, so that each asks anew."""
+    lines = debezium(gateway, station, RECORDS, "jwt", ADMIN, PASSWORD)
+    stored = f"200 - {STORED}"
+    assert lines == [stored, "refreshed", stored, "refreshed", stored]
+    messages = gateway.stored(station)
+    assert [message.data.decode() for message in messages] == RECORDS * 2
+    for message in messages:
+        assert message.header("X-DEBEZIUM-OP") == "Yw=="
+        assert message.header("X-DEBEZIUM-KEY") == KEY_BASE64
+        names = {name.lower() for name, _ in message.headers}
+        assert not names & {"authorization", "upgrade", "http2-settings", "connection"}
+
+
+def test_debezium_in_java_with_signatures(gateway: Gateway, station: str) -> None:
+    """No other credential than the signature; a record sent again under its id is stored once."""
+    secret = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
+    other = "whsec_" + base64.b64encode(b"x" * 32).decode()
+    body = {"verifier": {"preset": "standard-webhooks", "secrets": [other, secret]}}
+    made = requests.put(
+        f"{gateway.url}/stations/{station}", json=body, headers=gateway.auth(), timeout=TIMEOUT_S
+    )
+    assert made.status_code == 201, made.text
+    assert secret not in made.text
+    lines = debezium(gateway, station, RECORDS, "webhooks", secret)
+    assert lines == [f"200 - {STORED}", f"200 true {STORED}"] * 2
+    messages = gateway.stored(station)
+    assert [message.data.decode() for message in messages] == RECORDS
+    assert all((message.header("webhook-id") or "").startswith("msg_") for message in messages)
+    wrong = "whsec_" + base64.b64encode(b"y" * 32).decode()
+    with pytest.raises(AssertionError, match="401 - "):
+        debezium(gateway, station, RECORDS, "webhooks", wrong)
+    assert len(gateway.stored(station)) == len(RECORDS)
 
 
 def test_debezium_dialogue(gateway: Gateway, station: str) -> None:

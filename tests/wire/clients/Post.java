@@ -1,3 +1,6 @@
+import java.io.ByteArrayInputStream;
+import java.io.InputStream;
+import java.io.SequenceInputStream;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
@@ -28,6 +31,18 @@ public class Post {
         show(client.send(request(args, BodyPublishers.ofByteArray(large)), text()));
         // A publisher of unknown length makes the client send chunks.
         show(client.send(request(args, new Unsized("jdk chunked")), text()));
+        // A stream is read while it is sent, in chunks of the client's own choice.
+        InputStream stream = new SequenceInputStream(
+            new ByteArrayInputStream("jdk stream ".getBytes()), new ByteArrayInputStream(large));
+        show(client.send(request(args, BodyPublishers.ofInputStream(() -> stream)), text()));
+        // Spring's RestClient asks to continue first; the body waits for the gateway's word.
+        HttpRequest asking = HttpRequest.newBuilder(URI.create(args[0]))
+            .header("Authorization", "Bearer " + args[1])
+            .header("X-Debezium-Op", "Yw==")
+            .expectContinue(true)
+            .POST(BodyPublishers.ofString("jdk expect"))
+            .build();
+        show(client.send(asking, text()));
         List<CompletableFuture<HttpResponse<String>>> waiting = new ArrayList<>();
         for (int n = 0; n < count; n++) {
             waiting.add(client.sendAsync(request(args, BodyPublishers.ofString("async")), text()));
