@@ -1,7 +1,7 @@
 """The compiled core: a produced message from the socket to the answer, in nine steps.
 
     socket bytes
-      1 http_request   httptools callbacks -> Request            _core/http_request.pxi, http_rules.pxi
+      1 http_request   httptools callbacks -> Request            _core/http_request.pxi, http_{rules,line,life}
       2 route          method + path -> Station                  _core/route.pxi
       3 authorize      credential bytes -> Principal             _core/authorize.pxi, admit.pxi, rate.pxi
       4 validate       body -> the messages in it, checked       _core/validate.pxi, judge.pxi
@@ -98,6 +98,8 @@ include "_core/judge.pxi"
 include "_core/consume.pxi"
 include "_core/link.pxi"
 include "_core/http_rules.pxi"
+include "_core/http_line.pxi"
+include "_core/http_life.pxi"
 include "_core/admit.pxi"
 include "_core/http_request.pxi"
 
@@ -297,7 +299,7 @@ cdef class Ingress:
         if self.now_ms >= self.next_connection_sweep_ms:
             self.next_connection_sweep_ms = self.now_ms + 500
             for conn in list(self.connections):
-                conn.sweep(self.now_ms)
+                sweep_connection(conn, self.now_ms)
 
     # --- the broker's side ------------------------------------------------------------------
 

@@ -81,28 +81,10 @@ cdef class HttpConnection:
             self.fd = sock.fileno()
         self.make_parser()
         self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
-        self.meet_client()
+        meet_client(self)
         if len(self.ingress.connections) > self.ingress.connections_max:
             self.fault("overloaded", f"more than {self.ingress.connections_max} connections")
             self.close_after_answers()
-
-    cdef int meet_client(self) except -1:
-        """Find out who it is, and whether one more connection of it is too many."""
-        cdef Ingress ingress = self.ingress
-        self.address = address_key(self.client_address())
-        self.bucket = ingress.address_rates.find(self.address, ingress.now_ms)
-        if self.name_of is not None and self.is_tls:
-            certificate = self.transport.get_extra_info("peercert")
-            self.certificate_user = self.name_of(certificate) if certificate else None
-            if self.certificate_user is not None:
-                self.certificate_key = b"\0cert " + self.certificate_user.encode()
-        has_room = ingress.visitors.has_room(self.address)
-        ingress.visitors.enter(self.address)
-        if not has_room:
-            self.fault("overloaded",
-                       f"more than {ingress.visitors.each_max} connections of one address")
-            self.close_after_answers()
-        return 0
 
     cdef int make_parser(self) except -1:
         self.parser = HttpRequestParser(self)
@@ -155,7 +137,7 @@ cdef class HttpConnection:
         if self.is_stopped or self.current is None:
             return 0
         if self.phase == PHASE_HEAD:
-            self.keep_line(data)
+            keep_line(self, data)
         if self.current is not request_before:
             return 0
         if self.phase == PHASE_HEAD:
@@ -168,22 +150,6 @@ cdef class HttpConnection:
             self.raw_bytes += size - (self.body_size - self.feeding_body)
             if self.raw_bytes > CHUNK_OVERHEAD_BYTES_MAX + 8 * self.body_size:
                 self.fault("bad-request-framing", "chunk extensions or trailers are too large")
-        return 0
-
-    cdef int keep_line(self, object data) except -1:
-        """Keep what came of a request line that is not whole, and how a head that is not ends."""
-        cdef Py_ssize_t size = len(data)
-        if size >= 3:
-            self.head_end = bytes(data[size - 3:])
-        else:
-            self.head_end = (self.head_end or b"") + bytes(data)
-            size = PyBytes_GET_SIZE(self.head_end)
-            if size > 3:
-                self.head_end = self.head_end[size - 3:]
-        if not self.is_routed:
-            if self.line is None:
-                self.line = bytearray()
-            self.line += data[self.line_from:] if self.line_from > 0 else data
         return 0
 
     def eof_received(self) -> bool:
@@ -243,7 +209,7 @@ cdef class HttpConnection:
             return
         cdef Request request = Request.__new__(Request)
         if not self.is_line_first:
-            self.find_line()
+            find_line(self)
         request.conn = self
         self.current = request
         self.phase = PHASE_HEAD
@@ -372,19 +338,6 @@ cdef class HttpConnection:
         self.line = None
         find_route(self.ingress, request)
         self.body_max = body_max_of(self.ingress, request)
-        return 0
-
-    cdef int find_line(self) except -1:
-        """Find where the next message may begin, behind the one that has ended in `feeding`."""
-        cdef Py_ssize_t body = self.content_length if self.content_length > 0 else 0
-        if self.feeding_phase == PHASE_BODY and not self.is_line_here:
-            self.line_from = body - self.feeding_body if body else 0
-        else:
-            # SOURCE: RFC 9112 §2.1, the head ends with its first empty line.
-            known = b"" if self.is_line_here or self.feeding_phase == PHASE_IDLE else self.head_end
-            data = known + bytes(self.feeding)
-            self.line_from = data.find(b"\r\n\r\n", self.line_from) + 4 - len(known) + body
-        self.is_line_here = False
         return 0
 
     cdef int admit(self, Request request) except -1:
@@ -555,49 +508,3 @@ cdef class HttpConnection:
         self.deadline_ms = self.ingress.now_ms + LINGER_MS
         self.transport.write_eof()
         return 0
-
-    # --- time -------------------------------------------------------------------------------
-
-    cdef int sweep(self, uint64_t now_ms) except -1:
-        """Act on a deadline that has passed."""
-        if self.is_paused and now_ms >= self.paused_until_ms and not self.is_closed:
-            self.transport.abort()
-            return 0
-        if self.deadline_ms == 0 or now_ms < self.deadline_ms or self.is_closed:
-            return 0
-        self.deadline_ms = 0
-        if self.is_lingering:
-            self.transport.abort()
-        elif self.phase == PHASE_HEAD:
-            self.fault("request-timeout",
-                       f"the head took longer than {self.ingress.head_timeout_ms} ms")
-        elif self.phase == PHASE_BODY:
-            self.sweep_body(now_ms)
-        elif self.head is None:
-            self.is_stopped = True
-            self.transport.close()
-        return 0
-
-    cdef int sweep_body(self, uint64_t now_ms) except -1:
-        """Refuse a body that comes too slowly, or look again in a second."""
-        cdef Ingress ingress = self.ingress
-        cdef uint64_t passed_ms
-        if self.is_reading_paused:
-            # WHY: we take nothing at the moment; that is no slowness of the client's.
-            self.body_since_ms = now_ms
-        passed_ms = now_ms - self.body_since_ms
-        if passed_ms >= ingress.body_timeout_ms:
-            return self.fault("request-timeout",
-                              f"the body took longer than {ingress.body_timeout_ms} ms")
-        if (passed_ms >= ingress.body_rate_grace_ms
-                and <uint64_t>self.body_size * 1000 < ingress.body_rate_bytes_min * passed_ms):
-            return self.fault("request-timeout",
-                              f"the body came at less than {ingress.body_rate_bytes_min} bytes/s")
-        self.deadline_ms = min(now_ms + BODY_LOOK_MS, self.body_since_ms + ingress.body_timeout_ms)
-        return 0
-
-    cdef str client_address(self):
-        if self.peer is None and self.transport is not None:
-            peer = self.transport.get_extra_info("peername")
-            self.peer = str(peer[0]) if isinstance(peer, tuple) and peer else "unix"
-        return self.peer or ""

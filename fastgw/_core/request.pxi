@@ -239,7 +239,7 @@ cdef class Request:
     @property
     def client(self) -> str:
         """Address of the client, without its port."""
-        return self.conn.client_address()
+        return client_address(self.conn)
 
     @property
     def certificate_user(self):
