@@ -131,6 +131,7 @@ cdef class Ingress:
     cdef dict routes
     cdef TokenCache tokens
     cdef Principal anonymous
+    cdef bint is_any_host_local
     cdef BrokerLink link
     cdef set connections, links
     cdef list dirty
@@ -246,18 +247,32 @@ cdef class Ingress:
             self.routes.pop(base + end, None)
 
     def forget_user(self, str user) -> None:
-        """Drop the cached credentials of a user that has changed."""
+        """Drop the cached credentials of a user that has changed, and end what it waits for."""
+        cdef BrokerLink link
         self.forgets_count += 1
         self.tokens.forget(user)
+        for link in list(self.links):
+            link.drop_pulls(user)
 
     def forget_everyone(self) -> None:
-        """Drop every cached credential, because what they were checked with has changed."""
+        """Do so for everyone, because what credentials were checked with has changed."""
+        cdef BrokerLink link
         self.forgets_count += 1
         self.tokens.principals.clear()
+        for link in list(self.links):
+            link.drop_pulls(None)
 
-    def allow_anonymous(self, Principal principal) -> None:
-        """Let every request without credentials act as `principal`."""
+    def allow_anonymous(self, Principal principal, *, bint any_host=False) -> None:
+        """Let every request without credentials act as `principal`, but for foreign web pages.
+
+        Args:
+            principal: who they are.
+            any_host: whether `Host` may name more than this machine. WHY it must not by default: a
+                web page can have its own name resolve to the loopback address.
+        """
         self.anonymous = principal
+        self.is_any_host_local = any_host
+        give_bucket(self, principal)
 
     def find_principal(self, Request request):
         """Who sends the request: a Principal, None, or an awaitable of either."""
@@ -349,7 +364,7 @@ cdef class Ingress:
         request.station = (<Route>found).station
         request.action = (<Route>found).action
         request.fields = None
-        admit_principal(self, request, principal)
+        check_permission(request, principal)
         request.state = REQUEST_READING
         try:
             refill_fields(request, &fields)

@@ -124,7 +124,8 @@ class Gateway:
         )
         if self.config.auth.mode == "none":
             everything = _core.PRODUCE | _core.CONSUME | _core.ADMIN
-            self.ingress.allow_anonymous(_core.Principal("anonymous", 1, everything))
+            anonymous = _core.Principal("anonymous", 1, everything)
+            self.ingress.allow_anonymous(anonymous, any_host=self.config.auth.insecure)
         self.users.on_change(self.ingress.forget_user)
         self.keys.on_change(lambda name: self.ingress.forget_user("key:" + name))
         tokens.secrets.on_removal(self.ingress.forget_everyone)
@@ -233,8 +234,8 @@ class Gateway:
             principal = request.principal or await self._find_principal(request)
             if principal is None:
                 raise ClientFault("unauthorized", "no valid credential")
-            request.principal = principal
-            await handler(request)
+            if request.admit(principal):
+                await handler(request)
 
         return handle
 
@@ -279,6 +280,8 @@ class Gateway:
         principal = request.principal or await self._find_principal(request)
         if principal is None:
             raise ClientFault("unauthorized", "no valid credential")
+        if not request.admit(principal):
+            return
         if found is None:
             raise ClientFault("not-found", "no such path")
         name = found["name"]
@@ -286,7 +289,6 @@ class Gateway:
         permission = _core.CONSUME if found["what"] == "consume/batch" else _core.PRODUCE
         if not principal.may(permission, name):
             raise ClientFault("forbidden", f"{principal.user} may not use station {name}")
-        request.principal = principal
         await self._wait_for_station(request, name)
 
     async def _wait_for_station(self, request: _core.Request, name: str) -> None:

@@ -79,7 +79,7 @@ def say_ready(
         lines += _first_steps(url, curl, admin)
     elif config.auth.mode == "none":
         lines.append(
-            "Anyone who can reach this address may produce and consume: auth.mode is none."
+            "Anyone who can reach this address may produce, consume and administer: auth.mode is none."
         )
     else:
         through = "" if curl == "curl" else f" ({curl})"

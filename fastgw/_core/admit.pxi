@@ -16,6 +16,8 @@ cdef object authorize(Ingress ingress, Request request):
         return conn.known_principal
     key = credential_key(request)
     if key is None:
+        if request.is_foreign:
+            raise ClientFault("forbidden", "without credentials no foreign web page may ask here")
         return ingress.anonymous
     found = ingress.tokens.find(key, now)
     if found is None:
@@ -63,6 +65,21 @@ cdef int find_route(Ingress ingress, Request request) except -1:
     return 0
 
 
+cdef bint is_foreign(Ingress ingress, HttpConnection conn, Request request) except -1:
+    """Whether a web page of elsewhere may be asking, where everyone else may come in nameless.
+
+    A page is known by its `Origin`; one that has its own name resolve to this machine, by `Host`.
+    """
+    cdef bytes host = conn.host or b""
+    if (not ingress.is_any_host_local and conn.address != "unix"
+            and host.rsplit(b":", 1)[0].lower() not in (b"localhost", b"[::1]", b"")
+            and not host.startswith(b"127.")):
+        return True
+    if request.origin is None or request.origin.partition(b"://")[2] == host:
+        return False
+    return ingress.cors_origins is None or request.origin not in ingress.cors_origins
+
+
 cdef bint is_over_rate(Request request, Bucket bucket, str who) except -1:
     """Take a request from a bucket; answer 429 when there is none."""
     cdef double wait_ms = bucket.take(request.conn.ingress.now_ms)
@@ -78,6 +95,8 @@ cdef int admit(Ingress ingress, Request request) except -1:
     """Steps 2 and 3 with the head known: set the answer when the head alone earns one."""
     if request.conn.bucket is not None and is_over_rate(request, request.conn.bucket, "this address"):
         return 0
+    if ingress.anonymous is not None:
+        request.is_foreign = is_foreign(ingress, request.conn, request)
     if request.method_name == b"OPTIONS":
         request.answer = ingress.preflight_head
         if request.action != ACTION_OTHER:
@@ -131,6 +150,11 @@ cdef int admit_principal(Ingress ingress, Request request, Principal principal) 
     if principal.origins is not None and request.origin not in principal.origins:
         return request.refuse("forbidden",
                               f"{clip(principal.user)} may be used from its own origins only")
+    return check_permission(request, principal)
+
+
+cdef int check_permission(Request request, Principal principal) except -1:
+    """Refuse what the principal may not do with the station; another path decides for itself."""
     if request.action == ACTION_OTHER:
         return 0
     needed = CONSUME if request.action == ACTION_CONSUME else PRODUCE
@@ -173,7 +197,9 @@ cdef int proceed(Ingress ingress, Request request, Buffer* fields) except -1:
     if request.state == REQUEST_IDENTIFYING:
         request.fields = copy_of(fields)
         return 0
-    if request.identity is not None and request.identity.bucket is not None:
+    if (request.identity is not None and request.identity.bucket is not None
+            and not request.is_charged):
+        request.is_charged = True
         request.identity.bucket.charge(PyBytes_GET_SIZE(request.body_bytes))
     if request.coding is not None:
         return inflate_body(ingress, request, fields)
@@ -187,7 +213,11 @@ cdef int check_signature(Ingress ingress, Request request) except -1:
     try:
         station.verifier.verify(request.signature_fields, request.body_bytes, <double>unix_time(NULL))
     except Fault as fault:
-        return request.refuse(fault.kind.word, fault.text)
+        request.refuse(fault.kind.word, fault.text)
+        if fault.kind.status == 401:
+            # WHY: a sender's log is where its operator looks; there is nobody to hide it from.
+            request.answer_body = msgspec.json.encode({"message": "Unauthorized", "error": fault.text})
+        return 0
     except Exception as error:
         ingress.report_defect("a signature check failed", error)
         return request.refuse("internal", "internal error")

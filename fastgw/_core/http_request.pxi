@@ -287,6 +287,8 @@ cdef class HttpConnection:
         if request is None or self.is_stopped:
             return
         self.body_size += PyBytes_GET_SIZE(chunk)
+        if self.bucket is not None:
+            self.bucket.charge(PyBytes_GET_SIZE(chunk))
         if self.body_size > self.body_max:
             self.fault("body-too-large", f"body of more than {self.body_max} bytes")
         elif request.answer is not None:
@@ -318,8 +320,6 @@ cdef class HttpConnection:
         request.is_complete = True
         if not request.keeps_alive:
             self.is_stopped = True
-        if self.bucket is not None:
-            self.bucket.charge(PyBytes_GET_SIZE(request.body_bytes))
         self.is_line_first = False
         proceed(self.ingress, request, &self.fields)
         if self.owed_count >= self.ingress.pipelined_max and not self.is_reading_paused:

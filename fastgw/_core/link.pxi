@@ -389,6 +389,22 @@ cdef class BrokerLink:
         self.ingress.schedule_turn()
         return pull.answer()
 
+    cdef int drop_pulls(self, str user) except -1:
+        """End the pulls of a user, or of all for None: a right that has ended ends waiting, too.
+
+        The answer is an empty batch; what is asked for next is judged anew.
+        """
+        cdef Pull pull
+        for pull in list(self.pulls.values()):
+            if user is not None and pull.request.identity.user != user:
+                continue
+            del self.pulls[pull.sid]
+            put_object(&self.out, b"UNSUB %d\r\n" % pull.sid)
+            pull.acknowledge(b"-NAK")
+            pull.request.respond(200, b"[]")
+        self.ingress.schedule_turn()
+        return self.close_when_idle()
+
     # --- time and trouble -------------------------------------------------------------------
 
     cdef int sweep(self, uint64_t now_ms) except -1:

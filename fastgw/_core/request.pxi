@@ -29,7 +29,7 @@ cdef class Request:
     cdef bytes credential, api_key, content_type, message_id_bytes, suffix, cors_line
     cdef bytes origin, coding        # Origin; Content-Encoding in lower case, None for a plain body
     cdef bytes handshake_origin      # CloudEvents: who asks whether it may deliver here
-    cdef bint awaits_signature
+    cdef bint awaits_signature, is_foreign, is_charged
     cdef dict signature_fields       # headers that the station's verifier reads, or None
     cdef list header_list            # every header as sent; None on a path of a station
     cdef list connection_names       # headers that `Connection` names as hop-by-hop, or None
@@ -217,10 +217,6 @@ cdef class Request:
     def principal(self):
         return self.identity
 
-    @principal.setter
-    def principal(self, Principal identity):
-        self.identity = identity
-
     @property
     def record(self):
         """The station's record that `Station` was made with; None on other paths."""
@@ -255,6 +251,19 @@ cdef class Request:
     def closed(self) -> bool:
         """Whether the client has left, or the answer was given."""
         return self.state == REQUEST_GONE
+
+    def admit(self, Principal principal) -> bool:
+        """Take `principal` for the sender; returns False when it was refused, and answered.
+
+        For handlers that find out late who asks; a request that the core has admitted passes.
+        """
+        if self.identity is not None:
+            return True
+        admit_principal(self.conn.ingress, self, principal)
+        if self.answer is None:
+            return True
+        self.make_ready()
+        return False
 
     def respond(
         self,

@@ -2,8 +2,9 @@
 
 What enters: requests of an administrator, known by their principal. What leaves: the records as
 JSON, after they were changed by the same code that the command line uses.
-Called by `gateway`, which finds the handlers of a path with `match` and turns a raised Fault into
-the answer. It must never answer about a name that the principal may not administer.
+Called by `gateway`, which finds the handlers of a path and turns a raised Fault into the answer.
+It must never answer about a name that the principal may not administer, nor let one name lead to
+another.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 from fastgw.control.verdicts import Verdicts, line_type, split_lines
 from fastgw.errors import ClientFault, Fault, clip
 from fastgw.handlers.admin_body import parse_attach, parse_schema, parse_station
-from fastgw.handlers.routes import Handler, Route, Routes, answer, read_query, read_switch
+from fastgw.handlers.routes import Route, answer, read_query, read_switch
 from fastgw.senders.signatures import show_verifier
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from fastgw.control.stations import Stations
     from fastgw.handlers import Request
 
-__all__ = ["ADMIN", "Admin", "Handler"]
+__all__ = ["ADMIN", "Admin", "allow_everywhere"]
 
+EVERYWHERE: Final = "*"
 ADMIN: Final = 4
 """The bit of `fastgw._core`, which this module does without so that it can be tested alone."""
 
@@ -50,7 +52,6 @@ class Admin:
     def __init__(self, stations: Stations, schemas: Schemas) -> None:
         self._stations = stations
         self._schemas = schemas
-        self._routes = Routes(self.routes())
 
     def routes(self) -> list[Route]:
         """Return method, path template and handler of every route.
@@ -72,10 +73,6 @@ class Admin:
             ("GET", "/schemas/{name}/diff", self.diff),
             ("POST", "/schemas/{name}/validate", self.validate),
         ]
-
-    def match(self, path: str) -> dict[str, Handler]:
-        """Return the handlers of a path by method; none for a path that is not an admin's."""
-        return self._routes.match(path)
 
     # --- stations ---------------------------------------------------------------------------------
 
@@ -106,10 +103,16 @@ class Admin:
     async def put_station(self, request: Request, name: str) -> None:
         """Create a station (201) or change what the body names (200).
 
-        A body with `stream` adopts a stream that is there.
+        A body with `stream` adopts a stream that is there, whatever made it; so that takes an
+        administrator of all stations.
         """
         _allow(request, name)
         body, settings = parse_station(request.body, name)
+        # WHY: whoever may not touch a station or schema must not reach it through his own, neither
+        # what refused messages fill nor what refusals tell.
+        for other in (settings.get("dead_letter"), settings.get("schema")):
+            if other is not None:
+                _allow(request, other)
         found = self._stations.find(name)
         if found is not None:
             if body.stream not in (None, found.stream) or body.subject not in (None, found.subject):
@@ -118,6 +121,7 @@ class Admin:
                 )
             record = await self._stations.change(name, **settings)
         elif body.stream is not None:
+            allow_everywhere(request)
             record = await self._stations.adopt(name, body.stream, body.subject, **settings)
         elif body.subject is not None:
             raise ClientFault("bad-request", "a subject goes with the stream that captures it")
@@ -138,6 +142,7 @@ class Admin:
         """Attach a version of a schema, the latest where none is named."""
         _allow(request, name)
         schema, version = parse_attach(request.body, name)
+        _allow(request, schema)
         record = await self._stations.attach(name, schema, version)
         answer(request, 200, show_station(record))
 
@@ -276,6 +281,19 @@ def _allow(request: Request, name: str) -> None:
         raise ClientFault("unauthorized", "no valid credential")
     if not principal.may(ADMIN, name):
         raise ClientFault("forbidden", f"{principal.user} may not administer {clip(name)}")
+
+
+def allow_everywhere(request: Request) -> None:
+    """Let only an administrator of all stations go on.
+
+    Raises:
+        ClientFault: "unauthorized" or "forbidden".
+    """
+    principal = request.principal
+    if principal is None:
+        raise ClientFault("unauthorized", "no valid credential")
+    if not principal.permissions & ADMIN or EVERYWHERE not in principal.stations:
+        raise ClientFault("forbidden", f"{principal.user} may not administer all stations")
 
 
 def _allow_any(request: Request) -> None:

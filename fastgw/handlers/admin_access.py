@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.control.secrets import LEGACY_KID
 from fastgw.errors import ClientFault, clip
-from fastgw.handlers.admin import ADMIN
+from fastgw.handlers.admin import allow_everywhere
 from fastgw.handlers.admin_access_body import (
     check_same_key,
     parse_key,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from fastgw.control.users import UserRecord, Users
     from fastgw.handlers import Header, Request
 
-EVERYWHERE: Final = "*"
 NO_STORE: Final[tuple[Header, ...]] = ((b"Cache-Control", b"no-store"),)
 USER_PERMISSIONS: Final = ("produce", "consume")
 KEY_PERMISSIONS: Final = ("produce",)
@@ -70,13 +69,13 @@ class AdminAccess:
 
     async def list_users(self, request: Request) -> None:
         """Answer all users, by name."""
-        _allow(request)
+        allow_everywhere(request)
         records = sorted(self._users.records.values(), key=lambda record: record.name)
         answer(request, 200, [show_user(record) for record in records])
 
     async def show_user(self, request: Request, name: str) -> None:
         """Answer one user."""
-        _allow(request)
+        allow_everywhere(request)
         record = self._users.find(name)
         if record is None:
             raise ClientFault("not-found", f"there is no user {clip(name)}")
@@ -84,7 +83,7 @@ class AdminAccess:
 
     async def put_user(self, request: Request, name: str) -> None:
         """Create a user (201), or change what the body names (200), which ends its tokens."""
-        _allow(request)
+        allow_everywhere(request)
         fields = parse_user(request.body, name)
         if self._users.find(name) is not None:
             answer(request, 200, show_user(await self._users.change(name, **fields)))
@@ -96,7 +95,7 @@ class AdminAccess:
 
     async def delete_user(self, request: Request, name: str) -> None:
         """Remove a user; its tokens end."""
-        _allow(request)
+        allow_everywhere(request)
         await self._users.remove(name)
         answer(request, 200, {"name": name, "removed": True})
 
@@ -104,18 +103,18 @@ class AdminAccess:
 
     async def list_keys(self, request: Request) -> None:
         """Answer all keys, by name."""
-        _allow(request)
+        allow_everywhere(request)
         records = sorted(self._keys.records.values(), key=lambda record: record.name)
         answer(request, 200, [show_key(record) for record in records])
 
     async def show_key(self, request: Request, name: str) -> None:
         """Answer one key, without its text, which nobody knows any more."""
-        _allow(request)
+        allow_everywhere(request)
         answer(request, 200, show_key(self._find_key(name)))
 
     async def put_key(self, request: Request, name: str) -> None:
         """Create a key (201, with its text, only now), or disable or enable one (200)."""
-        _allow(request)
+        allow_everywhere(request)
         fields, disabled = parse_key(request.body, name)
         found = self._keys.find(name)
         if found is None:
@@ -132,7 +131,7 @@ class AdminAccess:
 
     async def delete_key(self, request: Request, name: str) -> None:
         """Remove a key; it is refused from then on."""
-        _allow(request)
+        allow_everywhere(request)
         await self._keys.remove(name)
         answer(request, 200, {"name": name, "removed": True})
 
@@ -146,19 +145,19 @@ class AdminAccess:
 
     async def list_secrets(self, request: Request) -> None:
         """Answer which secrets sign and verify, without them."""
-        _allow(request)
+        allow_everywhere(request)
         answer(request, 200, show_secrets(self._secrets))
 
     async def rotate(self, request: Request) -> None:
         """Make a new secret per use; what the older ones signed goes on being accepted."""
-        _allow(request)
+        allow_everywhere(request)
         body = parse_rotate(request.body)
         made = {one.kid for one in await self._secrets.rotate(body.use, body.algorithm)}
         answer(request, 201, [one for one in show_secrets(self._secrets) if one["kid"] in made])
 
     async def delete_secret(self, request: Request, kid: str) -> None:
         """Remove a secret; the tokens that it signed end."""
-        _allow(request)
+        allow_everywhere(request)
         await self._secrets.remove(kid)
         answer(request, 200, {"kid": kid, "removed": True})
 
@@ -212,11 +211,3 @@ def _show_secret(secret: SigningSecret, signer: str) -> dict[str, Any]:
         "state": state,
         "configured": not secret.created_at and secret.kid not in LEGACY_KID.values(),
     }
-
-
-def _allow(request: Request) -> None:
-    principal = request.principal
-    if principal is None:
-        raise ClientFault("unauthorized", "no valid credential")
-    if not principal.permissions & ADMIN or EVERYWHERE not in principal.stations:
-        raise ClientFault("forbidden", f"{principal.user} may not administer all stations")

@@ -15,6 +15,7 @@ from fastgw.control.store import Store
 from fastgw.errors import ClientFault
 from fastgw.handlers import admin as module
 from fastgw.handlers.admin import Admin
+from fastgw.handlers.routes import Routes
 from tests.integration.brokers import Broker, broker, control
 from tests.integration.schema_fakes import Compiler, compiler, schema
 from tests.unit.handler_fakes import FakeRequest
@@ -44,7 +45,7 @@ class Client:
             path=path,
             principal=self.principal,
         )
-        handlers = self.admin.match(path)
+        handlers = Routes(self.admin.routes()).match(path)
         try:
             await handlers[method](request)
         except ClientFault as fault:
@@ -70,7 +71,7 @@ def test_admin_bit_is_the_cores() -> None:
 
 
 def test_match_paths_and_methods(client: Client) -> None:
-    match = client.admin.match
+    match = Routes(client.admin.routes()).match
     assert sorted(match("/stations")) == ["GET"]
     assert sorted(match("/stations/a.b")) == ["DELETE", "GET", "PUT"]
     assert sorted(match("/stations/a.b/schema")) == ["DELETE", "PUT"]
@@ -314,3 +315,22 @@ async def test_without_the_permission_nothing_is_told(client: Client) -> None:
     status, text = await scoped.ask("DELETE", "/stations/b.one")
     assert (status, text) == (403, "scoped may not administer b.one")
     assert (await scoped.ask("GET", "/schemas/b.s"))[0] == 403
+
+
+async def test_administrator_of_some_reaches_no_other_station_stream_or_schema(
+    client: Client,
+) -> None:
+    await client.ask("PUT", "/stations/payments")
+    await client.ask("PUT", "/schemas/secret", {"type": "json", "text": "{}"})
+    scoped = Client(client.admin, Principal("scoped", 1, ADMIN, ("team-*",)))
+    for body, text in (
+        ({"dead_letter": "payments"}, "scoped may not administer payments"),
+        ({"schema": "secret"}, "scoped may not administer secret"),
+        ({"stream": "KV_fastgw"}, "scoped may not administer all stations"),
+    ):
+        assert await scoped.ask("PUT", "/stations/team-a", body) == (403, text)
+    assert (await scoped.ask("PUT", "/stations/team-a"))[0] == 201
+    assert (await scoped.ask("PUT", "/stations/team-a", {"dead_letter": "payments"}))[0] == 403
+    assert (await scoped.ask("PUT", "/stations/team-a/schema", {"name": "secret"}))[0] == 403
+    await scoped.ask("PUT", "/stations/team-letters")
+    assert (await scoped.ask("PUT", "/stations/team-a", {"dead_letter": "team-letters"}))[0] == 200

@@ -278,3 +278,19 @@ def test_delivery_of_another_shape_is_delivered_without_metadata() -> None:
     for reply in (b"x", b"$JS.ACK.o.g.a.b.c.d.e", b"$JS.ACK.o.g.1.2.3.99999999999999999999999.0"):
         consumer.dialogue.link.data_received(b"MSG o %d %s 1\r\na\r\n" % (consumer.sid, reply))
     assert consumer.messages() == [{"message": "a", "headers": {}, "subject": "o"}] * 3
+
+
+def test_right_that_ends_ends_the_wait_and_gives_back_what_came() -> None:
+    consumer = Consumer(batch=3)
+    other = Consumer(batch=3)
+    consumer.deliver(1, b"a")
+    consumer.dialogue.ingress.forget_user("somebody else")
+    assert consumer.client.answers() == []
+    consumer.dialogue.ingress.forget_user("ann")
+    (answer,) = consumer.client.answers()
+    assert (answer.status, answer.body) == (200, b"[]")
+    assert [frame.payload for frame in consumer.acks()] == [b"-NAK"]
+    other.dialogue.ingress.forget_everyone()
+    assert other.messages() == []
+    consumer.deliver(2, b"late")
+    assert consumer.client.answers() == []

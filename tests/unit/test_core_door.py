@@ -137,7 +137,7 @@ def test_connections_of_this_machine_are_not_counted_by_address() -> None:
 
 def test_address_that_a_proxy_told_is_the_clients() -> None:
     dialogue = Dialogue()
-    dialogue.ingress.allow_anonymous(dialogue.principal)
+    dialogue.ingress.allow_anonymous(dialogue.principal, any_host=True)
     client = dialogue.client("127.0.0.1", client="198.51.100.3")
     client.send(b"GET /x HTTP/1.1\r\nHost: g\r\n\r\n")
     assert dialogue.dispatched[0].client == "198.51.100.3"
@@ -239,7 +239,8 @@ def test_request_without_a_good_signature_is_401(extra: bytes) -> None:
     client = dialogue.client()
     client.send(bare(extra=extra))
     (answer,) = client.answers()
-    assert (answer.status, answer.json()) == (401, {"message": "Unauthorized"})
+    assert (answer.status, answer.json()["message"]) == (401, "Unauthorized")
+    assert answer.json().get("error") in (None, "the signature is wrong")
     assert dialogue.frames() == []
 
 
@@ -250,7 +251,7 @@ def test_signed_station_still_takes_credentials_and_never_lets_the_nameless_in()
     (frame,) = dialogue.frames()
     dialogue.store(frame, 1)
     assert [a.status for a in client.answers()] == [200] and judge.seen == []
-    dialogue.ingress.allow_anonymous(_core.Principal("anonymous", 1, 7))
+    dialogue.ingress.allow_anonymous(_core.Principal("anonymous", 1, 7), any_host=True)
     client.send(bare())
     assert [a.status for a in client.answers()] == [401]
 
@@ -399,7 +400,7 @@ def test_loose_request_line_is_400_behind_any_message_at_any_split(
     data = before + line + b"\r\nHost: g\r\n\r\n"
     for cut in range(len(data)):
         dialogue = Dialogue()
-        dialogue.ingress.allow_anonymous(dialogue.principal)
+        dialogue.ingress.allow_anonymous(dialogue.principal, any_host=True)
         client = dialogue.client()
         client.send(data[:cut])
         client.send(data[cut:])
@@ -418,7 +419,7 @@ def test_strict_request_lines_are_served_at_any_split(gap: bytes) -> None:
     data = gap.join([b"", bare(b"\r\n\r\n" * 5), GET, bare(GET), GET])
     for cut in range(len(data)):
         dialogue = Dialogue()
-        dialogue.ingress.allow_anonymous(dialogue.principal)
+        dialogue.ingress.allow_anonymous(dialogue.principal, any_host=True)
         client = dialogue.client()
         client.send(data[:cut])
         client.send(data[cut:])
@@ -525,3 +526,44 @@ def test_host_without_a_name_is_400(host: bytes) -> None:
     client2 = Dialogue().client()
     client2.send(b"GET http://%s/ HTTP/1.1\r\nHost: g\r\n\r\n" % host)
     assert [a.status for a in client.answers() + client2.answers()] == [400, 400]
+
+
+# --- everyone may come in, but no foreign web page ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "is_served"),
+    [
+        (b"localhost:4444", b"", True),
+        (b"127.0.0.1:4444", b"", True),
+        (b"[::1]:4444", b"", True),
+        (b"127.0.0.1:4444", b"http://127.0.0.1:4444", True),
+        (b"127.0.0.1:4444", b"https://evil.example", False),
+        (b"127.0.0.1:4444", b"http://127.0.0.1:8080", False),
+        (b"127.0.0.1:4444", b"null", False),
+        (b"evil.example:4444", b"", False),
+        (b"evil.example:4444", b"http://evil.example:4444", False),
+        (b"localhost.evil.example", b"", False),
+    ],
+)
+def test_nameless_access_is_not_for_foreign_web_pages(
+    host: bytes, origin: bytes, is_served: bool
+) -> None:
+    dialogue = Dialogue()
+    dialogue.ingress.allow_anonymous(dialogue.principal)
+    client = dialogue.client()
+    extra = b"Origin: %s\r\n" % origin if origin else b""
+    client.send(bare(extra=extra, head=SINGLE.replace(b"Host: g", b"Host: " + host)))
+    assert len(dialogue.frames()) == is_served
+    assert [a.status for a in client.answers()] == ([] if is_served else [403])
+
+
+def test_nameless_access_has_a_rate_and_may_allow_any_host() -> None:
+    dialogue = Dialogue(rates=RateConfig(user_requests_per_s=1e-6))
+    dialogue.ingress.allow_anonymous(dialogue.principal, any_host=True)
+    client = dialogue.client()
+    client.send(bare())
+    (frame,) = dialogue.frames()
+    dialogue.store(frame, 1)
+    client.send(bare())
+    assert [a.status for a in client.answers()] == [200, 429]

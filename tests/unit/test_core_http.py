@@ -195,7 +195,7 @@ def test_request_resumes_when_its_station_was_made() -> None:
     client.send(request(b"late", head=HEAD.replace(b"orders", b"new"), extra=extra))
     (asked,) = dialogue.dispatched
     dialogue.ingress.put_station(_core.Station("new", "new", "new"))
-    asked.principal = dialogue.principal
+    assert asked.admit(dialogue.principal)
     asked.resume()
     (frame,) = dialogue.frames()
     assert frame.headers == [
@@ -228,7 +228,7 @@ def test_anonymous_principal_serves_without_credentials() -> None:
     bare = HEAD.replace(b"Authorization: Bearer good\r\n", b"")
     client.send(request(head=bare))
     assert [a.status for a in client.answers()] == [401]
-    dialogue.ingress.allow_anonymous(dialogue.principal)
+    dialogue.ingress.allow_anonymous(dialogue.principal, any_host=True)
     client.send(request(head=bare))
     assert len(dialogue.frames()) == 1
 
