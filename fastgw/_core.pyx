@@ -69,6 +69,7 @@ cdef extern from *:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* now) noexcept nogil
+    const int CLOCK_MONOTONIC
     const int CLOCK_MONOTONIC_COARSE
     const int MSG_NOSIGNAL
 

@@ -175,6 +175,18 @@ def load(toml_path: str | None, env: Mapping[str, str], flags: Mapping[str, obje
     return Loaded(config=config, origins=origins, warnings=warnings)
 
 
+def child_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what a child process may have of our environment: nothing that configures us.
+
+    WHY: secrets may stand there, and whoever may read a child's memory need not be who reads ours.
+    """
+    return {
+        name: value
+        for name, value in env.items()
+        if not name.startswith(ENV_PREFIX) and name not in MEMPHIS_ALIASES
+    }
+
+
 def value_of(config: Config, key: str) -> object:
     """Return the value under a dotted key."""
     table, _, name = key.rpartition(".")

@@ -61,6 +61,7 @@ def check_door(config: Config, origins: Mapping[str, str], warnings: list[str]) 
     for issuer in config.issuers:
         _check_issuer(issuer, f"{origins['issuers']}: issuers, {issuer.name}")
     _warn_of_short_secrets(config, origins, warnings)
+    _warn_of_what_others_read(config, origins, warnings)
 
 
 def _check_listener(listener: ListenerConfig, where: str) -> None:
@@ -142,6 +143,28 @@ def _check_issuer(issuer: IssuerConfig, where: str) -> None:
         raise ConfigError(
             f"{where}: permissions is empty, so no token would allow anything;"
             ' as in permissions = {"events:write" = ["produce"]}'
+        )
+
+
+def _warn_of_what_others_read(
+    config: Config, origins: Mapping[str, str], warnings: list[str]
+) -> None:
+    """Warn of key files that others may read, and of a password in the process list."""
+    for name in ("creds_file", "nkey_seed_file", "tls_key_file"):
+        path = getattr(config.nats, name)
+        if path is None:
+            continue
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            warnings.append(
+                f"{path} (nats.{name}) has mode {mode:04o}, so others on this machine may use it;"
+                f" chmod 600 {path}"
+            )
+    flag = origins["nats.url"].startswith("flag ")
+    if flag and any(urlsplit(url).password for url in config.nats.url):
+        warnings.append(
+            "the password in --nats stands in the process list for everyone on this machine;"
+            " FASTGW_NATS_PASSWORD or a file keeps it out"
         )
 
 

@@ -9,6 +9,11 @@ cdef object authorize(Ingress ingress, Request request):
     cdef HttpConnection conn = request.conn
     cdef double now = <double>unix_time(NULL)
     cdef bytes key
+    if ingress.anonymous is not None:
+        # In this mode there are no credentials, good or bad.
+        if request.is_foreign:
+            raise ClientFault("forbidden", "without credentials no foreign web page may ask here")
+        return ingress.anonymous
     # WHY: a connection mostly repeats its credential, and comparing is cheaper than hashing.
     if (request.credential is not None and conn.known_forgets_count == ingress.forgets_count
             and is_same_bytes(request.credential, conn.known_credential)
@@ -16,9 +21,7 @@ cdef object authorize(Ingress ingress, Request request):
         return conn.known_principal
     key = credential_key(request)
     if key is None:
-        if request.is_foreign:
-            raise ClientFault("forbidden", "without credentials no foreign web page may ask here")
-        return ingress.anonymous
+        return None
     found = ingress.tokens.find(key, now)
     if found is None:
         found = ingress.identify(request)
@@ -65,19 +68,35 @@ cdef int find_route(Ingress ingress, Request request) except -1:
     return 0
 
 
+cdef bint is_loopback_ipv4(bytes host) except -1:
+    """Whether `host`, maybe with a port, is an address in 127.0.0.0/8 and no name."""
+    parts = host.split(b":", 1)[0].split(b".")
+    return len(parts) == 4 and parts[0] == b"127" and all(part.isdigit() for part in parts)
+
+
+cdef bint is_host_local(Ingress ingress, HttpConnection conn, bytes host) except -1:
+    """Whether `Host` names this machine, or need not."""
+    if ingress.is_any_host_local or conn.address == "unix":
+        return True
+    return (host.rsplit(b":", 1)[0].lower() in (b"localhost", b"[::1]", b"")
+            or is_loopback_ipv4(host))
+
+
 cdef bint is_foreign(Ingress ingress, HttpConnection conn, Request request) except -1:
     """Whether a web page of elsewhere may be asking, where everyone else may come in nameless.
 
-    A page is known by its `Origin`; one that has its own name resolve to this machine, by `Host`.
+    A page is known by its `Origin`, which a browser adds to all but GET and HEAD; one that has its
+    own name resolve to this machine, by `Host`, too.
+    SOURCE: Fetch standard, "append a request Origin header".
     """
     cdef bytes host = conn.host or b""
-    if (not ingress.is_any_host_local and conn.address != "unix"
-            and host.rsplit(b":", 1)[0].lower() not in (b"localhost", b"[::1]", b"")
-            and not host.startswith(b"127.")):
-        return True
-    if request.origin is None or request.origin.partition(b"://")[2] == host:
+    if request.origin is None:
+        return (request.method_name in (b"GET", b"HEAD")
+                and request.path_bytes.startswith(CONTROL_PATHS)
+                and not is_host_local(ingress, conn, host))
+    if ingress.cors_origins is not None and request.origin in ingress.cors_origins:
         return False
-    return ingress.cors_origins is None or request.origin not in ingress.cors_origins
+    return (request.origin.partition(b"://")[2] != host or not is_host_local(ingress, conn, host))
 
 
 cdef bint is_over_rate(Request request, Bucket bucket, str who) except -1:
@@ -140,7 +159,8 @@ cdef int admit(Ingress ingress, Request request) except -1:
 cdef bint needs_signature(Request request):
     """Whether a signature decides: the station names a verifier, and there is no credential."""
     return (request.station is not None and request.station.verifier is not None
-            and request.action != ACTION_CONSUME and credential_key(request) is None)
+            and request.action != ACTION_CONSUME
+            and (request.conn.ingress.anonymous is not None or credential_key(request) is None))
 
 
 cdef int admit_principal(Ingress ingress, Request request, Principal principal) except -1:

@@ -17,8 +17,6 @@ cdef int meet_client(HttpConnection conn) except -1:
     if conn.name_of is not None and conn.is_tls:
         certificate = conn.transport.get_extra_info("peercert")
         conn.certificate_user = conn.name_of(certificate) if certificate else None
-        if conn.certificate_user is not None:
-            conn.certificate_key = b"\0cert " + conn.certificate_user.encode()
     has_room = ingress.visitors.has_room(conn.address)
     ingress.visitors.enter(conn.address)
     if not has_room:

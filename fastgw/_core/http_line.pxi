@@ -1,7 +1,7 @@
 # The request line, byte for byte: llhttp reads it too kindly and keeps none of it.
 #
-# Where a line begins is known exactly when a read begins with it; behind another message of the
-# same read it is found by where that message ends. Kept apart because only this looks at raw bytes.
+# Where a line begins is known exactly when a read begins with it, and behind a message whose length
+# was told. Behind a chunked one of the same read it is only known where it does not begin.
 
 cdef int keep_line(HttpConnection conn, object data) except -1:
     """Keep what came of a request line that is not whole, and how a head that is not ends."""
@@ -23,6 +23,7 @@ cdef int keep_line(HttpConnection conn, object data) except -1:
 cdef int find_line(HttpConnection conn) except -1:
     """Find where the next message may begin, behind the one that has ended in `feeding`."""
     cdef Py_ssize_t body = conn.content_length if conn.content_length > 0 else 0
+    conn.is_line_exact = conn.transfer_coding is None
     if conn.feeding_phase == PHASE_BODY and not conn.is_line_here:
         conn.line_from = body - conn.feeding_body if body else 0
     else:
@@ -37,8 +38,7 @@ cdef int find_line(HttpConnection conn) except -1:
 cdef bint is_line_strict(HttpConnection conn, Request request) except -1:
     """Whether the request line is `METHOD SP target SP HTTP/` and nothing else, byte for byte.
 
-    llhttp takes more than one space between the parts, and RTSP and ICE for some methods. Behind
-    another message of the same read, where the line begins is known no better than "not before".
+    llhttp takes more than one space between the parts, and RTSP and ICE for some methods.
     SOURCE: RFC 9112 §3.
     """
     cdef bytes data = conn.feeding if type(conn.feeding) is bytes else bytes(conn.feeding)
@@ -48,7 +48,7 @@ cdef bint is_line_strict(HttpConnection conn, Request request) except -1:
     conn.is_line_here = conn.line is None
     if conn.line is not None:
         data = bytes(conn.line) + data
-    if conn.is_line_first:
+    if conn.is_line_first or conn.is_line_exact:
         text = PyBytes_AS_STRING(data)
         size = PyBytes_GET_SIZE(data)
         method_size = PyBytes_GET_SIZE(request.method_name)

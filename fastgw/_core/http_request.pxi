@@ -33,8 +33,9 @@ cdef class HttpConnection:
     cdef object feeding              # what the parser has now
     cdef bytearray line              # what came of a request line that is not whole
     cdef bint is_line_first          # whether it stands where the reading began
+    cdef bint is_line_exact          # whether it stands just behind a message of the same read
     cdef bint is_line_here           # whether it began in `feeding`
-    cdef Py_ssize_t line_from        # before this offset of `feeding` it does not stand
+    cdef Py_ssize_t line_from        # where in `feeding` it stands, or before which it does not
     # How far the message was when `feeding` began: its phase, its body, the last bytes of its head.
     cdef Phase feeding_phase
     cdef Py_ssize_t feeding_body
@@ -52,7 +53,6 @@ cdef class HttpConnection:
     cdef Bucket bucket
     cdef object name_of
     cdef str certificate_user
-    cdef bytes certificate_key       # what the certificate's principal is cached by
     cdef uint64_t body_since_ms
     # The credential of the last request, and whose it was found to be.
     cdef bytes known_credential

@@ -10,8 +10,13 @@ cdef int note_field(HttpConnection conn, Request request, Field kind, bytes valu
         conn.hosts_count += 1
         conn.host = value
     elif kind == FIELD_AUTHORIZATION:
+        if request.credential is not None:
+            # WHY: a proxy before us may have judged the other one.
+            request.refuse("bad-header", "Authorization is there twice")
         request.credential = value
     elif kind == FIELD_API_KEY:
+        if request.api_key is not None:
+            request.refuse("bad-header", "X-API-Key is there twice")
         request.api_key = value
     elif kind == FIELD_CONTENT_TYPE:
         request.content_type = value

@@ -84,6 +84,7 @@ cdef int judge(Ingress ingress, Request request, Buffer* fields) except -1:
     cdef Py_ssize_t overhead = overhead_of(request, fields)
     cdef Py_ssize_t size_max
     cdef Py_ssize_t judged_bytes = 0
+    cdef uint64_t began_us = 0
     cdef Py_ssize_t index
     cdef Span span
     if ingress.link is None:
@@ -91,8 +92,10 @@ cdef int judge(Ingress ingress, Request request, Buffer* fields) except -1:
             "broker-away", "the connection to the broker was lost; nothing was sent")
     size_max = ingress.link.payload_bytes_max
     while request.messages_judged < request.messages_count:
-        if judged_bytes > JUDGED_BYTES_A_TURN:
-            # WHY: a large batch must not keep the other connections waiting.
+        if judged_bytes > JUDGED_BYTES_A_TURN or (
+                began_us and monotonic_us() - began_us > JUDGED_US_A_TURN):
+            # WHY: a large batch must not keep the other connections waiting, nor a schema that is
+            # slow with small messages.
             if request.fields is None:
                 request.fields = copy_of(fields)
             ingress.call_soon(ingress.next_verdicts, request)
@@ -113,6 +116,9 @@ cdef int judge(Ingress ingress, Request request, Buffer* fields) except -1:
             )
         elif station.check is not None:
             judged_bytes += span.size
+            if began_us == 0 and (station.accepts is None or station.accepts_pause):
+                # The short way is quick by itself; the long one is watched.
+                began_us = monotonic_us()
             if request.action == ACTION_SINGLE:
                 judge_message(ingress, request, fields, index, body)
             else:

@@ -25,6 +25,8 @@ cdef enum:
     # LIMIT: bytes that schemas judge in one turn before other connections have theirs; the JSON
     # authority takes about 5 us a KiB, so this is a millisecond or two.
     JUDGED_BYTES_A_TURN = 262144
+    # LIMIT: the same in time, for schemas that are slow with little; other requests wait this long.
+    JUDGED_US_A_TURN = 2000
     # LIMIT: how many messages a station's short way sits out after one that it did not take.
     ACCEPTS_PAUSE = 16
     # LIMIT: nesting of a JSON batch element, one bit a level on the stack of the splitter.

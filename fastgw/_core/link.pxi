@@ -58,11 +58,14 @@ cdef class BrokerLink:
 
     def use_transport(self, transport) -> None:
         """Write through `transport` from now on: the plain one, or the one that TLS made of it."""
+        cdef bint is_tls = transport.get_extra_info("sslcontext") is not None
         self.transport = transport
-        transport.set_write_buffer_limits(high=0)
+        # WHY: see `HttpConnection.connection_made`.
+        transport.set_write_buffer_limits(high=1 if is_tls else 0)
+        self.is_paused = False
         self.fd = -1
         sock = transport.get_extra_info("socket")
-        if sock is not None and transport.get_extra_info("sslcontext") is None:
+        if sock is not None and not is_tls:
             self.fd = sock.fileno()
 
     def connection_lost(self, exc) -> None:

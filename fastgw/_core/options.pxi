@@ -2,6 +2,8 @@
 #
 # Called between steps 2 and 4; only requests that carry such options pay for them.
 
+# No Authorization value begins with a zero byte: the parser takes none.
+cdef dict CREDENTIAL_PREFIXES = {"key": b"\0key ", "query": b"\0query ", "certificate": b"\0cert "}
 cdef tuple CODINGS = (b"gzip", b"x-gzip", b"deflate", b"zstd")
 
 
@@ -10,20 +12,42 @@ cdef inline bint is_basic(bytes credential) noexcept:
             and is_same_text(PyBytes_AS_STRING(credential), b"basic ", 6))
 
 
-cdef bytes credential_key(Request request):
-    """The raw bytes that a credential is cached by, or None when the request has none."""
+cdef tuple find_credential(Request request):
+    """Which credential counts, the first of four: its kind and its bytes; None when there is none.
+
+    DANGER: what a principal is cached by and what it is found by must be the same bytes; so this is
+    the only reader of credentials, for the cache and for `identify`.
+    """
+    cdef bytes found = None
     if request.credential is not None:
-        if is_basic(request.credential):
-            # WHY: a password is not kept in memory longer than its check takes.
-            return b"\0basic " + sha256(request.credential).digest()
-        return request.credential
+        return "authorization", request.credential
     if request.api_key is not None:
-        return b"\0key " + request.api_key
+        return "key", request.api_key
     if request.query_bytes:
         for name, value in parse_query(request.query_bytes):
             if name == b"authorization" or name == b"access_token":
-                return b"\0query " + value
-    return request.conn.certificate_key
+                # WHY: of two, each reader would choose another; so neither counts.
+                found = value if found is None else b""
+        if found is not None:
+            return "query", found
+    if request.conn.certificate_user is not None:
+        return "certificate", request.conn.certificate_user.encode()
+    return None
+
+
+cdef bytes credential_key(Request request):
+    """The raw bytes that a credential is cached by, or None when the request has none."""
+    cdef tuple found
+    if request.credential is not None and not is_basic(request.credential):
+        return request.credential
+    found = find_credential(request)
+    if found is None:
+        return None
+    kind, value = found
+    if kind == "authorization":
+        # WHY: a password is not kept in memory longer than its check takes.
+        return b"\0basic " + sha256(value).digest()
+    return CREDENTIAL_PREFIXES[kind] + value
 
 
 cdef list parse_query(bytes query):

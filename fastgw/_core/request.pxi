@@ -238,9 +238,12 @@ cdef class Request:
         return client_address(self.conn)
 
     @property
-    def certificate_user(self):
-        """The user that the client's certificate names, or None."""
-        return self.conn.certificate_user
+    def credential_sent(self):
+        """Kind and bytes of the credential that counts, or None.
+
+        The kind is "authorization", "key", "query" or "certificate", whose bytes name the user.
+        """
+        return find_credential(self)
 
     @property
     def serves(self) -> str:

@@ -4,6 +4,7 @@
 # leaves the core for a handler in Python. Also: the station's prebuilt bytes, and its header policy.
 
 cdef bytes STATIONS_PATH = b"/stations/"
+cdef tuple CONTROL_PATHS = (b"/stations", b"/schemas", b"/users", b"/keys", b"/secrets")
 cdef tuple GUARDED_PATHS = (STATIONS_PATH, b"/schemas/", b"/users/", b"/keys/", b"/secrets/")
 
 

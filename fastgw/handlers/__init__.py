@@ -50,8 +50,8 @@ class Request(Protocol):
         """Who asks; None on the routes that need no credentials."""
 
     @property
-    def certificate_user(self) -> str | None:
-        """The user that the client's certificate names."""
+    def credential_sent(self) -> tuple[str, bytes] | None:
+        """Kind and bytes of the credential that counts; see the core's request."""
 
     @property
     def closed(self) -> bool:

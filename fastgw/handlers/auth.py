@@ -127,22 +127,19 @@ class Auth:
         if self._config.mode == "none":
             account_id = self._config.account_id
             return Principal("anonymous", account_id, 7, ("*",), 0, math.inf)
-        sent = request.header(b"authorization")
-        if sent is not None:
-            scheme, _, rest = sent.decode("latin-1").strip().partition(" ")
-            credential = rest.strip()
+        # DANGER: the answer is cached by these bytes; nothing else of the request may decide it.
+        kind, sent = request.credential_sent or ("none", b"")
+        if kind == "certificate":
+            return self._identify_certificate(sent.decode())
+        text = sent.decode("latin-1").strip()
+        if kind == "authorization":
+            scheme, _, rest = text.partition(" ")
+            text = rest.strip()
             if scheme.lower() == "basic":
-                return self._identify_basic(credential, request.client)
-            if not credential or " " in credential:
-                return None
-            return self._identify_text(credential)
-        key = request.header(b"x-api-key")
-        if key is not None:
-            return self._identify_key(key.decode("latin-1").strip())
-        text = find_query(request.query, "authorization", "access_token")
-        if text:
-            return self._identify_text(text)
-        return self._identify_certificate(request.certificate_user)
+                return self._identify_basic(text, request.client)
+        if not text or " " in text:
+            return None
+        return self._identify_key(text) if kind == "key" else self._identify_text(text)
 
     def _identify_text(self, text: str) -> Principal | Awaitable[Principal | None] | None:
         """Identify by one word: an API key, a token of ours, or an outside issuer's."""

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fastgw.config import child_environment
 from fastgw.errors import UpstreamFault
 
 CPU_S_MAX: Final = 2.0
@@ -72,6 +73,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             start_new_session=True,
+            env=child_environment(os.environ),
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

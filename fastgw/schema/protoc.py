@@ -9,6 +9,7 @@ well-known types; it must never see another file, nor run without limits.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from fastgw.config import child_environment
 from fastgw.errors import clip
 from fastgw.schema.base import REASON_CHARS_MAX, Resolve, SchemaError
 
@@ -157,6 +159,7 @@ def _run(folder: Path, bundled: Path) -> bytes:
     try:
         done = subprocess.run(
             argv,
+            env=child_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

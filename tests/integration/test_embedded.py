@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nats
 import pytest
 
 from fastgw.config_types import NatsConfig
@@ -155,7 +156,7 @@ def test_data_user_publishes_and_pulls_but_cannot_read_the_store(broker: Embedde
     async def work(client: Client) -> list[str]:
         denied: list[str] = []
         assert (await client.jetstream().publish("s", b"x")).seq == 1
-        inbox = client.new_inbox()
+        inbox = client.new_inbox() + ".c.1"
         subscription = await client.subscribe(inbox)
         await client.publish("$JS.API.CONSUMER.MSG.NEXT.s.c", b"1", reply=inbox)
         assert (await subscription.next_msg(5)).data == b"x"
@@ -174,7 +175,15 @@ def test_data_user_publishes_and_pulls_but_cannot_read_the_store(broker: Embedde
                 denied.append(f"{subject} {type(error).__name__}")
         return denied
 
-    denied = run_with(limited, work)
+    async def run_limited() -> list[str]:
+        # WHY not our own client: its inboxes are those that this user must not hear.
+        client = await nats.connect(limited.url, user=limited.user, password=limited.password)
+        try:
+            return await work(client)
+        finally:
+            await client.close()
+
+    denied = asyncio.run(run_limited())
     assert len(denied) == 7, denied
     assert all("TimeoutError" in line for line in denied), denied
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from fastgw.control.keys import KeyRecord
 from fastgw.control.users import UserRecord
@@ -32,6 +33,19 @@ class FakeRequest:
 
     def header(self, name: bytes, /) -> bytes | None:
         return self.fields.get(name)
+
+    @property
+    def credential_sent(self) -> tuple[str, bytes] | None:
+        """As the core tells it; `test_core_door` holds the two together."""
+        for kind, name in (("authorization", b"authorization"), ("key", b"x-api-key")):
+            if name in self.fields:
+                return kind, self.fields[name]
+        pairs = parse_qsl(self.query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+        found = [value for name, value in pairs if name in ("authorization", "access_token")]
+        if found:
+            return "query", found[0].encode("latin-1") if len(found) == 1 else b""
+        user = self.certificate_user
+        return None if user is None else ("certificate", user.encode())
 
     def respond(
         self,

@@ -521,6 +521,24 @@ def test_anonymous_mode_is_refused_on_any_open_listener(tmp_path: Path, text: st
     assert "anyone could produce" in refusal(write(tmp_path, f'auth.mode = "none"\n{text}'))
 
 
+def test_key_file_that_others_may_read_is_warned_about(tmp_path: Path) -> None:
+    key = tmp_path / "seed"
+    key.write_text("SU")
+    path = write(tmp_path, f'nats.url = ["h"]\nnats.nkey_seed_file = "{key}"')
+    key.chmod(0o640)
+    (warning,) = load(path, {}, {}).warnings
+    assert "(nats.nkey_seed_file) has mode 0640" in warning
+    key.chmod(0o600)
+    assert load(path, {}, {}).warnings == []
+
+
+def test_password_on_the_command_line_is_warned_about() -> None:
+    url = f"nats://u:{SECRET}@h"
+    (warning,) = load(None, {}, {"nats.url": url}).warnings
+    assert "process list" in warning and SECRET not in warning
+    assert load(None, {"FASTGW_NATS_URL": url}, {}).warnings == []
+
+
 def test_anonymous_mode_on_a_unix_socket_is_allowed(tmp_path: Path) -> None:
     head = 'auth.mode = "none"\n[[listeners]]\nlisten = "unix:/run/f"\n'
     assert load(write(tmp_path, head), {}, {}).warnings == []
