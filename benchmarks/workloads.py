@@ -58,6 +58,7 @@ class Workload:
         messages: how many messages one request carries.
         forwards: whether request headers become message headers.
         has_schema: whether the station's JSON Schema is `SCHEMA`.
+        has_key: whether the gateway is asked with an API key, and the floor with as many bytes.
         about: one line for the reader of the table.
     """
 
@@ -67,6 +68,7 @@ class Workload:
     forwards: bool
     about: str
     has_schema: bool = False
+    has_key: bool = False
 
     @property
     def path(self) -> str:
@@ -101,7 +103,12 @@ WORKLOADS: Final = {
     for workload in (
         Workload("single", "bench", 1, True, "one message; JWT checked, headers forwarded"),
         Workload(
-            "single-plain", "plain", 1, False, "one message; JWT checked, no headers forwarded"
+            "single-plain",
+            "plain",
+            1,
+            False,
+            "one message; API key checked (peers: JWT), no headers forwarded",
+            has_key=True,
         ),
         Workload(
             "batch", "bench", BATCH_MESSAGES, True, "100 messages; JWT checked, headers forwarded"

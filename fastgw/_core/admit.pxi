@@ -9,14 +9,16 @@ cdef object authorize(Ingress ingress, Request request):
     cdef HttpConnection conn = request.conn
     cdef double now = <double>unix_time(NULL)
     cdef bytes key
+    cdef bint is_key = request.credential is None
+    cdef bytes sent = request.api_key if is_key else request.credential
     if ingress.anonymous is not None:
         # In this mode there are no credentials, good or bad.
         if request.is_foreign:
             raise ClientFault("forbidden", "without credentials no foreign web page may ask here")
         return ingress.anonymous
     # WHY: a connection mostly repeats its credential, and comparing is cheaper than hashing.
-    if (request.credential is not None and conn.known_forgets_count == ingress.forgets_count
-            and is_same_bytes(request.credential, conn.known_credential)
+    if (sent is not None and conn.known_forgets_count == ingress.forgets_count
+            and conn.is_known_key == is_key and is_same_bytes(sent, conn.known_credential)
             and conn.known_principal.expires_at > now):
         return conn.known_principal
     key = credential_key(request)
@@ -27,8 +29,10 @@ cdef object authorize(Ingress ingress, Request request):
         found = ingress.identify(request)
         if type(found) is Principal:
             remember_principal(ingress, key, found)
-    if type(found) is Principal and key is request.credential:
-        conn.known_credential = key
+    if type(found) is Principal and (is_key or key is sent):
+        # WHY not a password: it is not kept in memory longer than its check takes.
+        conn.known_credential = sent
+        conn.is_known_key = is_key
         conn.known_principal = found
         conn.known_forgets_count = ingress.forgets_count
     return found

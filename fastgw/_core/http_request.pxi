@@ -56,6 +56,7 @@ cdef class HttpConnection:
     cdef uint64_t body_since_ms
     # The credential of the last request, and whose it was found to be.
     cdef bytes known_credential
+    cdef bint is_known_key           # whether it is an X-API-Key
     cdef Principal known_principal
     cdef uint64_t known_forgets_count
 
