@@ -9,6 +9,7 @@ It must never fetch a reference, nor raise for any bytes of a message.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,16 +18,35 @@ import msgspec
 
 from fastgw.errors import ClientFault, clip
 from fastgw.schema.base import Resolve, SchemaError
+from fastgw.schema.json_cost import (
+    COST_NS_MAX,
+    Work,
+    measure_schema,
+)
 from fastgw.schema.json_fast import compile_fast
-from fastgw.schema.json_guard import HOME, Documents, count_visits, escape, read_documents
+from fastgw.schema.json_guard import HOME, Documents, escape, read_documents
 from fastgw.schema.json_text import describe_error, describe_rule
+from fastgw.schema.json_width import VISIT_NS, split_leading
 
 BACKTRACK_MAX: Final = 10_000
 """LIMIT: steps of a pattern that needs look-around or back-references; 0.4 ms at most."""
-EXPLAINED_VALUES_MAX: Final = 20_000
-"""LIMIT: values times visits of a branching schema for which the failing rule is searched."""
+BACKTRACK_NS_MAX: Final = 150_000_000
+"""LIMIT: what patterns that back-track may cost one message: 300 matches of 10,000 steps, or one
+with 7,000 characters, because a match that looks ahead at each of them costs their square."""
+EXPLAINED_VISITS_MAX: Final = 10_000
+"""LIMIT: rules times values for which the failing one is searched among alternatives, 5 us each."""
+EXPLAINED_TREE_MAX: Final = 50_000
+"""LIMIT: the same where a schema branches and leads back to itself, by the power of the depth."""
 EXPLAINED_DEPTH_MAX: Final = 32
-"""LIMIT: levels of a message for which visits are counted."""
+"""LIMIT: levels of such a message that are counted."""
+EXPLAINED_NS_MAX: Final = 50_000_000
+"""LIMIT: a message that may take longer to judge is not judged a second time for its reason."""
+EXPLAINED_COPIES_MAX: Final = 16 * 1024 * 1024
+"""LIMIT: bytes of a message times rules: the library copies the value into each error."""
+EXPLAINED_BURST_S: Final = 0.05
+"""LIMIT: time that explanations by one schema with alternatives may take at once."""
+EXPLAINED_SHARE: Final = 0.1
+"""LIMIT: the part of the time that such explanations may take in the long run."""
 DEPTH_BUDGET: Final = 40_000
 """LIMIT: levels of a message times expanded nodes, where a recursive schema branches; the library
 takes 0.2 s for it, and the square of that for more."""
@@ -55,6 +75,14 @@ _OTHERS_TYPES: Final = (
     b"application/vnd.apache.avro", b"application/vnd.google.protobuf",
     b"application/x-avro", b"application/x-protobuf", b"avro/",
 )  # fmt: skip
+_TOP: Final = frozenset((
+    "$dynamicRef", "$recursiveRef", "$ref", "additionalItems", "additionalProperties", "allOf",
+    "anyOf", "const", "contains", "dependencies", "dependentRequired", "dependentSchemas", "enum",
+    "format", "if", "items", "maxItems", "maxLength", "maxProperties", "maximum", "minItems",
+    "exclusiveMaximum", "exclusiveMinimum", "minLength", "minProperties", "minimum", "multipleOf",
+    "not", "oneOf", "pattern", "patternProperties", "prefixItems", "properties", "propertyNames",
+    "required", "type", "unevaluatedItems", "unevaluatedProperties", "uniqueItems",
+))  # fmt: skip
 _BAD: Final = "Bad JSON format - "
 
 
@@ -66,11 +94,12 @@ class JsonValidator:
         fast: decodes what is surely valid and raises for the rest; None without a type.
         documents: the guarded schema, for the bounds of its work.
         draft: the draft that the schema is written in.
+        clock: tells seconds that never go back.
     """
 
     __slots__ = (
-        "_decode", "_depth_max", "_documents", "_fast", "_is_valid", "_left_out", "_validate",
-        "_wasted", "draft", "has_fast_path",
+        "_clock", "_cost", "_decode", "_depth_max", "_documents", "_explain_at", "_explain_left",
+        "_fast", "_is_valid", "_left_out", "_top", "_validate", "_wasted", "draft", "has_fast_path",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +108,8 @@ class JsonValidator:
         fast: Callable[[bytes], Any] | None,
         documents: Documents,
         draft: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.draft: Final = draft
         self.has_fast_path: Final = fast is not None
@@ -90,6 +121,11 @@ class JsonValidator:
         self._depth_max: int | None = None
         if documents.recursive and documents.branching:
             self._depth_max = max(8, DEPTH_BUDGET // documents.nodes_expanded)
+        self._cost = measure_schema(documents, _tell_linear(documents))
+        self._top = _name_top(documents.root)
+        self._clock = clock
+        self._explain_left = EXPLAINED_BURST_S
+        self._explain_at = clock()
         self._wasted = 0
         self._left_out = 0
 
@@ -138,8 +174,14 @@ class JsonValidator:
             return (
                 f"nested deeper than {self._depth_max} levels, the limit of a schema that branches"
             )
+        work: Work | None = None
+        if len(message) > self._cost.free_bytes:
+            work = self._cost.measure(value, len(message), COST_NS_MAX)
+            refusal = self._refuse_work(work, value, len(message))
+            if refusal is not None:
+                return refusal
         try:
-            return None if self._is_valid(value) else self._explain(value)
+            return None if self._is_valid(value) else self._explain(value, len(message), work)
         except ValueError as exc:
             return f"cannot be judged: {clip(exc, 200)}"
 
@@ -152,25 +194,58 @@ class JsonValidator:
                 self._wasted, self._left_out = 0, LEFT_OUT
         return reason
 
-    def _explain(self, value: Any) -> str:
+    def _refuse_work(self, work: Work, value: Any, size: int) -> str | None:
+        """Say why a message costs too much to be judged; None when it does not."""
+        if work.ns > COST_NS_MAX:
+            width = max(lanes[0] for lanes in self._cost.levels) // VISIT_NS
+            return (
+                f"too much work to judge: {max(1, work.values)} or more values in {size} bytes"
+                f" times up to {width} rules for one value exceed the limit of"
+                f" {COST_NS_MAX // 10**6} ms"
+            )
+        backtracks = self._cost.backtracks
+        if backtracks and self._cost.measure_matches(value, BACKTRACK_NS_MAX) > BACKTRACK_NS_MAX:
+            return (
+                "too much work to judge: the matches of patterns that look around or refer back,"
+                f" in {size} bytes, exceed the limit of {BACKTRACK_NS_MAX // 10**6} ms"
+            )
+        return None
+
+    def _explain(self, value: Any, size: int, work: Work | None) -> str:
         """Find the rule that an invalid message breaks."""
         # WHY: for an error the library tries every alternative and keeps what is wrong with each,
-        # 13 us apiece, without the memory that keeps `is_valid` short. So this search is bounded.
-        documents = self._documents
-        if documents.branching:
-            levels = measure_depth(value, EXPLAINED_DEPTH_MAX)
-            limit = EXPLAINED_VALUES_MAX
-            if levels <= EXPLAINED_DEPTH_MAX and documents.recursive:
-                limit //= count_visits(documents, levels)
-            elif levels <= EXPLAINED_DEPTH_MAX:
-                limit //= documents.nodes_expanded
-            else:
-                limit = 0
-            if count_values(value, limit) > limit:
-                return (
-                    "breaks the schema; the rule is not searched in a message of this size or"
-                    " depth, because the schema has alternatives"
-                )
+        # 5 us apiece, and a copy of the value. So this search is bounded, in one message and in
+        # many together.
+        if not self._documents.branching and not self._cost.backtracks:
+            if work is not None and work.ns > EXPLAINED_NS_MAX:
+                return f"{self._top}; the rule is not searched in a message of {size} bytes"
+            return self._search(value)
+        now = self._clock()
+        earned = (now - self._explain_at) * EXPLAINED_SHARE
+        self._explain_left = min(EXPLAINED_BURST_S, self._explain_left + earned)
+        self._explain_at = now
+        if self._explain_left <= 0:
+            return f"{self._top}; the rule is not searched while many messages are refused"
+        if work is None or work.ns <= EXPLAINED_NS_MAX:
+            work = self._cost.measure(value, size, EXPLAINED_NS_MAX, EXPLAINED_VISITS_MAX)
+        levels = measure_depth(value, EXPLAINED_DEPTH_MAX) if self._documents.recursive else 0
+        copies = size * self._cost.count_rules(work.levels - 1)
+        if (
+            work.ns > EXPLAINED_NS_MAX
+            or work.visits > EXPLAINED_VISITS_MAX
+            or copies > EXPLAINED_COPIES_MAX
+            or self._documents.nodes_expanded**levels > EXPLAINED_TREE_MAX
+        ):
+            return (
+                f"{self._top}; the rule is not searched in a message of this size or depth,"
+                " because the schema has alternatives"
+            )
+        try:
+            return self._search(value)
+        finally:
+            self._explain_left -= self._clock() - now
+
+    def _search(self, value: Any) -> str:
         try:
             self._validate(value)
         except jsonschema_rs.ValidationError as exc:
@@ -228,11 +303,42 @@ def compile_authority(
             )
         except jsonschema_rs.ValidationError as exc:
             if engine is engines[0] and _is_about_pattern(exc):
+                documents.backtracks = True
                 continue
             raise _build_error(documents, exc) from exc
         except (ValueError, jsonschema_rs.ReferencingError) as exc:
             raise _build_error(documents, exc) from exc
     raise AssertionError("unreachable: the second engine's failure is raised")
+
+
+def _tell_linear(documents: Documents) -> Callable[[str], bool] | None:
+    """Make what tells a pattern in linear time from others; None when all are."""
+    if not documents.backtracks:
+        return None
+    known: dict[str, bool] = {}
+
+    def is_linear(pattern: str) -> bool:
+        if pattern not in known:
+            parts = [pattern] if _compiles(pattern) else split_leading(pattern)
+            known[pattern] = parts is not None and all(_compiles(part) for part in parts)
+        return known[pattern]
+
+    return is_linear
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        options = jsonschema_rs.RegexOptions()
+        jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=options)
+    except (ValueError, jsonschema_rs.ValidationError):
+        return False
+    return True
+
+
+def _name_top(root: Any) -> str:
+    """Name the rule at the top of a schema, where it has but one."""
+    words = [word for word in root if word in _TOP] if isinstance(root, dict) else []
+    return f"'' breaks /{words[0]}" if len(words) == 1 else "breaks the schema"
 
 
 def _is_about_pattern(error: jsonschema_rs.ValidationError) -> bool:
@@ -296,16 +402,3 @@ def measure_depth(value: Any, depth_max: int) -> int:
 def is_deeper(value: Any, depth_max: int) -> bool:
     """Tell whether a value nests deeper than `depth_max` levels."""
     return measure_depth(value, depth_max) > depth_max
-
-
-def count_values(value: Any, count_max: int) -> int:
-    """Count a value and those in it; stops just past `count_max`."""
-    count, stack = 0, [value]
-    while stack and count <= count_max:
-        node = stack.pop()
-        count += 1
-        if isinstance(node, dict):
-            stack.extend(node.values())
-        elif isinstance(node, list):
-            stack.extend(node)
-    return count

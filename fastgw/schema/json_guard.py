@@ -66,6 +66,7 @@ class Documents:
         branching: whether one value may be judged by several schemas.
         recursive: whether a schema leads back to itself.
         nodes_expanded: nodes with each reference replaced by its target, cycles cut.
+        backtracks: whether a pattern needs the engine that back-tracks; compiling finds out.
     """
 
     root: Any
@@ -75,6 +76,7 @@ class Documents:
     branching: bool = False
     recursive: bool = False
     nodes_expanded: int = 0
+    backtracks: bool = False
     _targets: dict[str, Any] = field(default_factory=dict)
     _bases: dict[int, str] = field(default_factory=dict)
 
@@ -192,28 +194,14 @@ def join_uri(base: str, reference: str) -> str:
 
 def count_expanded(documents: Documents) -> int:
     """Count the nodes of a schema with each reference replaced by its target, cycles cut."""
-    return _count(documents, documents.root, 0, {}, None)
+    return _count(documents, documents.root, 0, {})
 
 
-def count_visits(documents: Documents, depth: int) -> int:
-    """Count how often nodes can be visited for one path into a message of `depth` levels."""
-    memo: dict[tuple[int, int], int] = {}
-    for levels in range(depth + 1):
-        total = _count(documents, documents.root, 0, memo, levels)
-    return total
-
-
-def _count(
-    documents: Documents,
-    node: Any,
-    chain: int,
-    memo: dict[tuple[int, int], int],
-    levels: int | None,
-) -> int:
-    """Count a node and what it leads to; `levels` of the message remain (None: any)."""
+def _count(documents: Documents, node: Any, chain: int, memo: dict[int, int]) -> int:
+    """Count a node and what it leads to."""
     if not isinstance(node, dict):
         return 1
-    key = (id(node), -1 if levels is None else levels)
+    key = id(node)
     if key in memo:
         documents.recursive = documents.recursive or not memo[key]
         return memo[key] or 1
@@ -221,40 +209,41 @@ def _count(
         raise SchemaError(f"more than {CHAIN_MAX} schemas lead one into the other")
     memo[key] = 0  # a cycle that comes back here ends here
     total = 1
-    for child, goes_down in _children(documents, node):
-        if goes_down and levels is not None:
-            if levels:
-                total += _count(documents, child, chain + 1, memo, levels - 1)
-        else:
-            total += _count(documents, child, chain + 1, memo, levels)
-        total = min(total, 10**15)
+    for child in _children(documents, node):
+        total = min(total + _count(documents, child, chain + 1, memo), 10**15)
     memo[key] = total
     return total
 
 
-def _children(documents: Documents, node: dict[str, Any]) -> list[tuple[Any, bool]]:
-    """List what a schema applies, and whether to a value inside the one it is applied to."""
-    children: list[tuple[Any, bool]] = []
+def _children(documents: Documents, node: dict[str, Any]) -> list[Any]:
+    """List what a schema applies to a value and to what is inside it."""
+    same: list[Any] = []
+    down: list[Any] = []
     for key, value in node.items():
         if key in REFERENCES:
             if isinstance(value, str):
-                children.append((_reference_target(documents, node, value), False))
+                same.append(find_reference(documents, node, value))
         elif isinstance(value, dict):
             if key in SAME_ONES:
-                children.append((value, False))
+                same.append(value)
             elif key in DOWN_ONES:
-                children.append((value, True))
-            elif key in SAME_MAPS or key in DOWN_MAPS:
-                children.extend((child, key in DOWN_MAPS) for child in value.values())
-        elif isinstance(value, list) and (key in SAME_LISTS or key in DOWN_LISTS):
-            children.extend((child, key in DOWN_LISTS) for child in value)
+                down.append(value)
+            elif key in SAME_MAPS:
+                same.extend(value.values())
+            elif key in DOWN_MAPS:
+                down.extend(value.values())
+        elif isinstance(value, list) and key in SAME_LISTS:
+            same.extend(value)
+        elif isinstance(value, list) and key in DOWN_LISTS:
+            down.extend(value)
     if "unevaluatedProperties" in node or "unevaluatedItems" in node:
         # WHY: the library evaluates the other keywords once more to learn what they evaluated.
-        children += [child for child in children if not child[1]]
-    return children
+        same += same
+    return same + down
 
 
-def _reference_target(documents: Documents, node: dict[str, Any], reference: str) -> Any:
+def find_reference(documents: Documents, node: dict[str, Any], reference: str) -> Any:
+    """Find what a reference leads to; None when that is unknown."""
     target = documents.find_target(node, reference)
     if target is None and join_uri("", reference).startswith(_METASCHEMAS):
         return _METASCHEMA
