@@ -29,6 +29,7 @@ from libc.time cimport time as unix_time, time_t
 
 from asyncio import ensure_future
 from binascii import b2a_base64
+from collections import deque
 from datetime import UTC, datetime
 from email.utils import formatdate
 from fnmatch import fnmatchcase
@@ -136,6 +137,9 @@ cdef class Ingress:
     cdef BrokerLink link
     cdef set connections, links
     cdef list dirty
+    cdef object dispatch_line        # requests for handlers that this turn had no time for
+    cdef uint64_t dispatched_us      # what handlers have had of this turn
+    cdef int64_t backlog_bytes
     cdef WaitingLine waiting
     cdef Buffer scratch, no_fields
     cdef bytes answer_tail, cors_head, preflight_head
@@ -172,6 +176,7 @@ cdef class Ingress:
         self.links = set()
         self.waiting = WaitingLine()
         self.dirty = []
+        self.dispatch_line = deque()
         self.copy_limits(limits)
         self.user_rates = Rates(rates.user_requests_per_s, rates.user_bytes_per_s, rates.burst_s)
         self.key_rates = Rates(rates.key_requests_per_s, rates.key_bytes_per_s, rates.burst_s)
@@ -611,6 +616,9 @@ cdef class Ingress:
             self.pump_waiting()
         if self.link is not None:
             self.link.flush()
+        self.dispatched_us = 0
+        if self.dispatch_line:
+            pump_dispatch(self)
         dirty = self.dirty
         if dirty:
             self.dirty = []

@@ -54,6 +54,9 @@ DATA_PATHS: Final = frozenset({"/auth/authenticate", REFRESH_PATH})
 ADMIN_PATHS: Final = frozenset({"/openapi.json", "/docs"})
 """What only a listener for data, or for administration, serves; probes are served by each."""
 
+HANDLERS_MAX: Final = 2048
+"""LIMIT: requests that handlers work on at once, waiting consumers and logins among them."""
+
 Handler = Callable[[_core.Request], Awaitable[None] | None]
 
 _STATION_PATH: Final = re.compile(
@@ -250,6 +253,11 @@ class Gateway:
     def _run(self, request: _core.Request, work: Awaitable[None] | None) -> None:
         """Have `work` finished on the loop; what it raises becomes the answer."""
         if work is None:
+            return
+        if len(self._tasks) >= HANDLERS_MAX:
+            if asyncio.iscoroutine(work):
+                work.close()
+            request.fail(UpstreamFault("overloaded", f"{HANDLERS_MAX} requests are being handled"))
             return
         task = asyncio.ensure_future(_guard(request, work))
         self._tasks.add(task)

@@ -42,6 +42,7 @@ cdef class HttpConnection:
     cdef bytes head_end
     cdef Buffer fields
     cdef bytearray assembly
+    cdef bytes backlog               # read, and not parsed before earlier requests are answered
     # The connection.
     cdef bint is_stopped             # no further request is read
     cdef bint is_lingering           # the last answer is out; what still comes is dropped
@@ -100,11 +101,17 @@ cdef class HttpConnection:
         cdef Py_ssize_t take
         if self.is_stopped:
             return
+        if self.backlog is not None:
+            self.keep_backlog(self.backlog + data)
+            return
         if size <= SLICE_BYTES:
             self.feed_bytes(data, size)
             return
         view = memoryview(data)
         while at < size and not self.is_stopped:
+            if self.is_reading_paused:
+                self.keep_backlog(data[at:])
+                return
             take = SLICE_BYTES
             if self.phase == PHASE_BODY and self.content_length - self.body_size > take:
                 take = self.content_length - self.body_size
@@ -153,11 +160,50 @@ cdef class HttpConnection:
                 self.fault("bad-request-framing", "chunk extensions or trailers are too large")
         return 0
 
+    cdef int keep_backlog(self, bytes data) except -1:
+        """Keep what was read past the bound of pipelined requests, until some are answered."""
+        cdef Ingress ingress = self.ingress
+        self.drop_backlog()
+        if ingress.backlog_bytes + PyBytes_GET_SIZE(data) > BACKLOG_BYTES_MAX:
+            return self.fault("overloaded", "too many pipelined requests wait for their answers")
+        self.backlog = data
+        ingress.backlog_bytes += PyBytes_GET_SIZE(data)
+        return 0
+
+    cdef int drop_backlog(self) except -1:
+        if self.backlog is not None:
+            self.ingress.backlog_bytes -= PyBytes_GET_SIZE(self.backlog)
+            self.backlog = None
+        return 0
+
+    cdef int read_on(self) except -1:
+        """Enough is answered: parse what was kept, then read the socket again."""
+        cdef bytes data = self.backlog
+        self.is_reading_paused = False
+        if data is not None:
+            self.drop_backlog()
+            self.data_received(data)
+        if self.is_reading_paused or self.is_closed:
+            return 0
+        if self.is_half_closed:
+            if not self.is_stopped:
+                self.end_input()
+            return 0
+        self.transport.resume_reading()
+        return 0
+
     def eof_received(self) -> bool:
         """The client sends no more. Returns whether the connection stays open for answers."""
         if self.is_lingering or self.is_closed:
             return False
         self.is_half_closed = True
+        if self.backlog is None:
+            self.end_input()
+        # WHY: asyncio has no half-closed TLS; to ask for it only warns.
+        return self.head is not None and not self.is_tls
+
+    cdef int end_input(self) except -1:
+        """Nothing more will come: what is half read is an error."""
         if self.current is not None and not self.is_stopped:
             if self.phase == PHASE_BODY:
                 self.fault("bad-request-framing",
@@ -165,12 +211,12 @@ cdef class HttpConnection:
             elif self.phase == PHASE_HEAD:
                 self.fault("bad-request-framing", "the request ended inside its head")
         self.is_stopped = True
-        # WHY: asyncio has no half-closed TLS; to ask for it only warns.
-        return self.head is not None and not self.is_tls
+        return 0
 
     def connection_lost(self, exc) -> None:
         self.is_closed = self.is_stopped = True
         self.ingress.connections.discard(self)
+        self.drop_backlog()
         if self.address is not None:
             self.ingress.visitors.leave(self.address)
             self.address = None
@@ -411,6 +457,7 @@ cdef class HttpConnection:
         self.is_stopped = True
         self.current = None
         self.assembly = None
+        self.drop_backlog()
         self.phase = PHASE_IDLE
         return 0
 
@@ -465,13 +512,12 @@ cdef class HttpConnection:
                 put_object(out, CONTINUE)
         if out.size:
             self.write(out)
-        if closes or (self.is_half_closed and self.head is None):
+        if closes or (self.is_half_closed and self.head is None and self.backlog is None):
             return self.close_after_answers()
         if self.head is None and self.current is None:
             self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
         if self.is_reading_paused and self.owed_count * 2 <= self.ingress.pipelined_max:
-            self.is_reading_paused = False
-            self.transport.resume_reading()
+            self.read_on()
         return 0
 
     cdef int write(self, Buffer* out) except -1:

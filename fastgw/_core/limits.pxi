@@ -18,6 +18,11 @@ cdef enum:
     # LIMIT: a refused request whose body is longer than this is answered at once and its connection
     # closed; up to here the body is read and dropped, which keeps the connection usable.
     REFUSED_BODY_BYTES_MAX = 65536
+    # LIMIT: what pipelined requests may have us keep unread, over all connections of a worker.
+    BACKLOG_BYTES_MAX = 33554432
+    # LIMIT: time that handlers in Python have of one turn; the other requests wait in line, so that
+    # a flood of cheap questions does not keep those who produce waiting.
+    DISPATCH_US_A_TURN = 2000
     # LIMIT: bodies of paths that need no credential, such as a login; they are small JSON objects.
     HANDLER_BODY_BYTES_MAX = 65536
     # LIMIT: chunk sizes, extensions and trailers may cost this much beside the body itself.

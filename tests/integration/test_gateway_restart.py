@@ -165,9 +165,8 @@ def test_port_taken_is_one_line(tmp_path: Path) -> None:
 
 def test_broker_away_at_start_is_one_line(tmp_path: Path) -> None:
     port = free_port()
-    done = serve(
-        tmp_path / "data", "--listen", "127.0.0.1:0", "--nats", f"nats://u:secret@127.0.0.1:{port}"
-    )
+    url = f"nats://u:secret@127.0.0.1:{port}"
+    done = serve(tmp_path / "data", "--listen", "127.0.0.1:0", FASTGW_NATS_URL=url)
     check_one_line(done, 1, str(port))
     assert "secret" not in done.stderr
 

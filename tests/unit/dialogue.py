@@ -142,7 +142,7 @@ class Dialogue:
             tokens_max=100,
             cors_origins=("*",),
             identify=lambda asked: self.identify(asked),  # noqa: PLW0108 - tests replace it
-            dispatch=self.dispatched.append,
+            dispatch=lambda asked: self.dispatch(asked),  # noqa: PLW0108 - tests replace it
             consume=self.consumed.append,
             inflate=inflate,
             refused=lambda asked, block, message, why: self.refused.append((block, message, why)),
@@ -156,6 +156,9 @@ class Dialogue:
             self.link.go_live({"max_payload": 1048576})
             self.run_turns()
             self.broker.take()
+
+    def dispatch(self, request: _core.Request) -> None:
+        self.dispatched.append(request)
 
     def identify(self, request: _core.Request) -> _core.Principal | None:
         credential = request.header(b"authorization")

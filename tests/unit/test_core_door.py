@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import time
 import zlib
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from fastgw import _core
 from fastgw.config_types import RateConfig
 from fastgw.errors import ClientFault
-from tests.unit.dialogue import HEAD, Dialogue, request
+from tests.unit.dialogue import HEAD, Dialogue, parse_frames, request
 from tests.unit.test_core_http import sweep_until
 
 SINGLE = b"POST /stations/orders/produce/single HTTP/1.1\r\nHost: g\r\n"
@@ -647,3 +648,89 @@ def test_nameless_reading_is_for_a_host_that_is_this_machine() -> None:
     assert [dialogue.ingress.find_principal(asked) for asked in local] == [dialogue.principal] * 3
     with pytest.raises(ClientFault, match="no foreign web page"):
         dialogue.ingress.find_principal(foreign)
+
+
+# --- floods of pipelined requests -----------------------------------------------------------------
+
+PING = b"GET /ping HTTP/1.1\r\nHost: g\r\n\r\n"
+
+
+def answer_dispatched(dialogue: Dialogue) -> int:
+    asked, dialogue.dispatched[:] = list(dialogue.dispatched), []
+    for one in asked:
+        one.respond(200, b"{}")
+    return len(asked)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_flood_in_one_read_is_parsed_as_its_answers_go_out(ends: bool) -> None:
+    dialogue = Dialogue(pipelined_max=8)
+    client = dialogue.client()
+    client.send(PING * 5000)
+    if ends:
+        assert client.protocol.eof_received()
+    per_slice = 16384 // len(PING) + 1
+    found = 0
+    for _ in range(5000):
+        dialogue.run_turns()
+        assert len(dialogue.dispatched) <= per_slice
+        if not answer_dispatched(dialogue):
+            break
+        found += len(client.answers())
+    assert found == 5000
+    assert client.transport.is_closed == ends
+    assert ends or not client.transport.is_reading_paused
+
+
+def test_flood_that_comes_while_reading_is_paused_keeps_its_order() -> None:
+    dialogue = Dialogue(pipelined_max=1)
+    client = dialogue.client()
+    data = b"".join(PING.replace(b"ping", b"%d" % number) for number in range(2000))
+    client.send(data[:40_000])
+    client.send(data[40_000:])
+    paths: list[str] = []
+    while True:
+        dialogue.run_turns()
+        paths += [one.path for one in dialogue.dispatched]
+        if not answer_dispatched(dialogue):
+            break
+        client.answers()
+    assert paths == [f"/{number}" for number in range(2000)]
+
+
+def test_kept_bytes_of_floods_are_bounded_over_all_connections() -> None:
+    dialogue = Dialogue(pipelined_max=1)
+    first, second = dialogue.client(), dialogue.client("192.0.2.8")
+    first.send(PING * (32 * 1024 * 1024 // len(PING)))
+    second.send(PING * 40_000)
+    answer_dispatched(dialogue)
+    *_, last = second.answers()
+    assert (last.status, last.headers["Connection"]) == (503, "close")
+    first.protocol.connection_lost(None)
+    third = dialogue.client("192.0.2.9")
+    third.send(PING * 40_000)
+    dialogue.run_turns()
+    assert answer_dispatched(dialogue) > 0
+    assert {a.status for a in third.answers()} == {200}
+
+
+def test_handlers_share_a_turn_and_producers_do_not_wait_for_them() -> None:
+    dialogue = Dialogue()
+    slow: list[_core.Request] = []
+
+    def handle(asked: _core.Request) -> None:
+        slow.append(asked)
+        end = time.monotonic() + 0.001
+        while time.monotonic() < end:
+            pass
+
+    dialogue.dispatch = handle
+    for _ in range(50):
+        dialogue.client().send(PING)
+    producer = dialogue.client()
+    producer.send(request())
+    assert len(slow) < 10
+    dialogue.loop.ready.pop(0)()
+    assert len(slow) < 20 and len(parse_frames(dialogue.broker.take())) == 1
+    dialogue.run_turns()
+    assert len(slow) == 50
