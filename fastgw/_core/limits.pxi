@@ -6,8 +6,9 @@
 cdef enum:
     # LIMIT: a connection of 10,000 idle ones may cost 6 KB; the head buffer starts well below that.
     HEAD_BUFFER_BYTES = 1024
-    # LIMIT: how much the parser gets at once; a head can pass its bound by no more than this.
-    SLICE_BYTES = 16384
+    # LIMIT: how much the parser gets at once: a head can pass its bound by no more than this, and one
+    # connection that pipelines tiny requests may have so many parsed before others have their turn.
+    SLICE_BYTES = 4096
     # LIMIT: nats-server refuses a control line above 4,096 bytes and closes the connection that all
     # requests share. SOURCE: nats-server max_control_line. Subject, reply and digits stay far below.
     SUBJECT_BYTES_MAX = 512

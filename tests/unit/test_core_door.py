@@ -669,7 +669,7 @@ def test_flood_in_one_read_is_parsed_as_its_answers_go_out(ends: bool) -> None:
     client.send(PING * 5000)
     if ends:
         assert client.protocol.eof_received()
-    per_slice = 16384 // len(PING) + 1
+    per_slice = 4096 // len(PING) + 1
     found = 0
     for _ in range(5000):
         dialogue.run_turns()
