@@ -284,10 +284,17 @@ cdef class Ingress:
         """Who sends the request: a Principal, None, or an awaitable of either."""
         return authorize(self, request)
 
-    def begin_drain(self) -> None:
-        """Answer what is there, and close each connection behind its last answer."""
+    def begin_drain(self, *, bint closes_idle=True) -> None:
+        """Answer what is there, and close each connection behind its last answer.
+
+        Args:
+            closes_idle: also close now whoever asks nothing. WHY it may wait: a request may be on
+                its way, and its sender could not tell whether it was stored.
+        """
         cdef HttpConnection conn
         self.is_draining = True
+        if not closes_idle:
+            return
         for conn in list(self.connections):
             if conn.head is None and conn.current is None and conn.phase == PHASE_IDLE:
                 conn.is_stopped = True

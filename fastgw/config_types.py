@@ -308,6 +308,10 @@ class LimitsConfig(Table, frozen=True, kw_only=True):
     consume_wait_ms_max: Annotated[int, _range(1, 600_000)] = 30_000
     consume_bytes_max: Annotated[int, _range(KIB, 1024 * MIB)] = 8 * MIB
     drain_grace_ms: Annotated[int, _range(0, 600_000)] = 10_000
+    # How long readiness is off before nobody is accepted any more, for a load balancer to see it.
+    drain_delay_ms: Annotated[int, _range(0, 600_000)] = 0
+    # Of several workers, one whose event loop stands still for so long is killed and replaced.
+    worker_silence_ms: Annotated[int, _range(2_000, 600_000)] = 30_000
 
 
 Rate = Annotated[float, Meta(gt=0, le=1e12)]

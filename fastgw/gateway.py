@@ -35,7 +35,6 @@ from fastgw.inflate import inflate
 from fastgw.nats.client import ControlClient, open_control
 from fastgw.nats.connection import DataPlane
 from fastgw.refusals import Refusals
-from fastgw.schema.graphql_pool import close_pool
 from fastgw.station_table import StationTable
 
 if TYPE_CHECKING:
@@ -154,6 +153,15 @@ class Gateway:
         self._sweep()
         await self._data_plane.wait_live(self._nats.connect_timeout_ms / 1000)
 
+    def begin_drain(self, *, is_replaced: bool = False) -> None:
+        """Have each answer end its connection; idle clients may stay for now.
+
+        Args:
+            is_replaced: another gateway serves the same addresses, so that readiness need not turn.
+        """
+        self._is_draining = self._is_draining or not is_replaced
+        self.ingress.begin_drain(closes_idle=False)
+
     async def drain(self) -> None:
         """Answer what was accepted, within the grace period; the listeners take nobody any more."""
         self._is_draining = True
@@ -179,7 +187,6 @@ class Gateway:
             await self._issuers.close()
         if hasattr(self, "schemas"):
             self.schemas.close()
-            close_pool()
         if hasattr(self, "_station_table"):
             self._station_table.close()
         if hasattr(self, "_store"):

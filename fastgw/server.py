@@ -1,63 +1,65 @@
 """Processes, sockets and signals around the gateway: one worker, or several under a supervisor.
 
-What enters: a `Loaded` configuration. What leaves: the exit code of `fastgw serve`.
-The embedded broker, when one is wanted, is a child of the process that `serve` runs in.
+What enters: a `Loaded` configuration, and a way to read it again. What leaves: the exit code of
+`fastgw serve`. The embedded broker, when one is wanted, is a child of the process that `serve`
+runs in. What one process does with signals is `shift`'s; what a parent does is `supervisor`'s.
 It must never let an expected trouble (port taken, broker away) end in a traceback.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import gc
-import json
 import logging
-import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from fastgw.door.listeners import ListenError, Listeners, bind_all, close_all
+from fastgw.crew import Terminal, Times, Voice
+from fastgw.door.listeners import ListenError, bind_all, close_all
+from fastgw.door.sockets import WorkerSockets
 from fastgw.door.tls import find_loose_keys
 from fastgw.errors import Fault
-from fastgw.gateway import Gateway
 from fastgw.nats.credentials import CredentialsError
 from fastgw.nats.embedded import EmbeddedBroker
 from fastgw.nats.folder import EmbeddedError
-from fastgw.supervisor import Supervisor, Terminal
-from fastgw.welcome import make_admin, say_ready
+from fastgw.reload import Plan, Reloader
+from fastgw.schema.graphql_pool import close_pool
+from fastgw.shift import Worker
+from fastgw.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
 
     from fastgw.config import Config, Loaded
-    from fastgw.config_types import NatsConfig
     from fastgw.door.listeners import Bound
 
 log: Final = logging.getLogger("fastgw.server")
 
-BROKER_CHECK_S: Final = 1.0
-"""How often the embedded broker is looked at; one that died is started again."""
 
-GC_THRESHOLD: Final = 50_000
-"""LIMIT: allocations between collections of the youngest generation; the hot path makes few cycles
-and they are broken by hand, so looking for more of them is mostly wasted time."""
+def serve(loaded: Loaded, read: Callable[[], Loaded] | None = None) -> int:
+    """Run the gateway until a signal ends it.
 
+    Args:
+        loaded: the configuration.
+        read: finds it anew, for SIGHUP; None renews certificates only.
 
-def serve(loaded: Loaded) -> int:
-    """Run the gateway until a signal ends it. Returns 0, or 1 after one line on stderr."""
+    Returns:
+        0 after a wanted end, 1 after one line on stderr, or when a worker had to be killed at the
+        end; 128 and the signal's number when a second signal cut the end short.
+    """
     config = loaded.config
     _set_up_logging(config)
     for warning in (*loaded.warnings, *find_loose_keys(config.all_listeners())):
         log.warning("%s", warning)
-    # WHY: a signal for renewed certificates may come before anyone can act on it, and must not end
-    # us; a function, unlike "ignore", is not inherited by the broker.
-    if not Terminal().is_there:
-        signal.signal(signal.SIGHUP, lambda number, frame: None)
+    # WHY: a signal to reload may come before anyone can act on it, and must not end us; a function,
+    # unlike "ignore", is not inherited by the broker.
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        if number != signal.SIGHUP or not Terminal().is_there:
+            signal.signal(number, lambda number, frame: None)
     broker: EmbeddedBroker | None = None
     bounds: list[Bound] = []
     try:
@@ -65,13 +67,16 @@ def serve(loaded: Loaded) -> int:
         if config.embedded:
             broker = EmbeddedBroker.start(config.data, config.nats)
         nats = config.nats if broker is None else broker.address.apply(config.nats)
+        plan = Plan(config, nats, tuple(bound.certificates for bound in bounds))
+        reloader = Reloader(read, None if broker is None else broker.address)
         if config.workers_count == 1:
-            return _run_worker(config, nats, bounds, broker, 0)
-        run = functools.partial(_run_forked, config, nats, bounds)
-        # WHY: a unix socket is the same one in every process: the clients of one that no worker
-        # accepts from any more would wait in vain.
-        close = functools.partial(close_all, bounds)
-        return Supervisor(config.workers_count, run, broker, close).run()
+            worker = Worker(plan, bounds, Voice(), reloader, broker)
+            try:
+                return _run(worker.work())
+            finally:
+                bounds = worker.bounds
+        crew = ForkedCrew(bounds, reloader)
+        return Supervisor(config.workers_count, crew, plan, broker).run()
     except (EmbeddedError, CredentialsError, ListenError, OSError) as error:
         return _fail(str(error))
     finally:
@@ -97,108 +102,69 @@ def _set_up_logging(config: Config) -> None:
     logging.getLogger("nats").setLevel(logging.CRITICAL)
 
 
-def _run_forked(
-    config: Config,
-    nats: NatsConfig,
-    bounds: Sequence[Bound],
-    index: int,
-    on_ready: Callable[[], None],
-) -> int:
-    """Run worker `index` in a forked process, on TCP sockets of its own."""
-    own = [bound.in_worker() for bound in bounds]
-    return _run_worker(config, nats, own, None, index, on_ready)
-
-
-def _run_worker(
-    config: Config,
-    nats: NatsConfig,
-    bounds: Sequence[Bound],
-    broker: EmbeddedBroker | None,
-    index: int,
-    on_ready: Callable[[], None] = lambda: None,
-) -> int:
-    """Run one gateway on this process's event loop until SIGTERM or SIGINT."""
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """Run one process's part on an event loop of its own."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_work(config, nats, bounds, broker, index, on_ready))
+            return runner.run(work)
     except Fault as fault:
         return _fail(fault.text)
-
-
-async def _work(
-    config: Config,
-    nats: NatsConfig,
-    bounds: Sequence[Bound],
-    broker: EmbeddedBroker | None,
-    index: int,
-    on_ready: Callable[[], None],
-) -> int:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    gateway = Gateway(config, nats)
-    terminal = Terminal()
-    try:
-        await gateway.start()
-        admin = await make_admin(gateway.users, config) if index == 0 else None
-        listeners = Listeners(bounds, config.limits, gateway.ingress)
-        await listeners.start()
-        loop.add_signal_handler(signal.SIGHUP, _on_hang_up, listeners, terminal, ended)
-        on_ready()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD, 20, 50)
-        if index == 0:
-            urls = [bound.url for bound in bounds]
-            _announce(config, urls)
-            say_ready(config, urls, admin, known_users=len(gateway.users.records))
-        keeper = loop.create_task(_keep_broker(broker)) if broker is not None else None
-        await ended.wait()
-        log.info("stopping: answering what was accepted")
-        if keeper is not None:
-            keeper.cancel()
-        listeners.stop_accepting()
-        await gateway.drain()
-        await listeners.close()
     finally:
-        await gateway.stop()
-    return 0
+        close_pool()
 
 
-def _on_hang_up(listeners: Listeners, terminal: Terminal, ended: asyncio.Event) -> None:
-    """Read renewed certificates; or end, when it is our terminal that was closed."""
-    if terminal.is_gone():
-        ended.set()
-    else:
-        listeners.reload()
+class ForkedCrew:
+    """Several workers, each with TCP sockets of its own, which their parent holds.
 
+    Args:
+        bounds: every address, bound.
+        reloader: reads the configuration again.
+        on_left: told the seat of each worker that has ended.
+    """
 
-def _announce(config: Config, urls: Sequence[str]) -> None:
-    """Leave the addresses in the data folder, for scripts that had the system choose the port."""
-    path = Path(config.data) / "gateway.json"
-    # WHY: who reads this wants the process to send a signal to, which is the workers' parent.
-    pid = os.getpid() if config.workers_count == 1 else os.getppid()
-    told = {"address": urls[0], "pid": pid, "listeners": list(urls)}
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(told))
-        draft.replace(path)
-    except OSError as error:
-        # WHY: a sidecar with a broker of its own may run on a read-only file system.
-        log.info("no gateway.json: %s", error)
+    def __init__(
+        self,
+        bounds: Sequence[Bound],
+        reloader: Reloader,
+        on_left: Callable[[int], None] = lambda seat: None,
+    ) -> None:
+        self.left: Final = on_left
+        self._bounds: Final = bounds
+        self._sockets: Final = WorkerSockets(bounds)
+        self._reloader: Final = reloader
 
+    def times(self, plan: Plan) -> Times:
+        """Return the bounds of the configuration."""
+        return plan.times
 
-async def _keep_broker(broker: EmbeddedBroker) -> None:
-    """Start the embedded broker again when it has died; the planes reconnect by themselves."""
-    while True:
-        await asyncio.sleep(BROKER_CHECK_S)
-        code = broker.poll()
-        if code is None:
-            continue
-        log.error("the embedded broker ended with code %s; starting it again", code)
+    def open(self, index: int) -> None:
+        """Open worker `index`'s sockets."""
+        self._sockets.open(index)
+
+    def forget(self, index: int) -> None:
+        """Leave its clients to the other workers."""
+        self._sockets.forget(index)
+
+    def run(self, index: int, plan: Plan, voice: Voice) -> int:
+        """Be worker `index`."""
+        plan.set_log_level()
+        bounds = self._sockets.take(index, plan.listeners, plan.certificates)
         try:
-            broker.restart()
-        except EmbeddedError as error:
-            log.error("%s", error)
+            return _run(Worker(plan, bounds, voice, index=index).work())
+        except (CredentialsError, OSError) as error:
+            return _fail(str(error))
+
+    def read_again(self, plan: Plan) -> Plan | None:
+        """Read the configuration."""
+        found = self._reloader.read_again(plan)
+        if found is not None:
+            found.set_log_level()
+        return found
+
+    def close_sockets(self) -> None:
+        """Close the parent's TCP sockets."""
+        self._sockets.close()
+
+    def close_files(self) -> None:
+        """Unlink the unix sockets' files and close them."""
+        close_all(self._bounds)

@@ -6,6 +6,7 @@ What enters: flags, each standing for one key of the configuration. What leaves:
 
 from __future__ import annotations
 
+import functools
 import os
 
 import click
@@ -54,7 +55,8 @@ def command(
         "workers": workers,
         "log.level": log_level,
     }
-    loaded = load(config_path, os.environ, flags)
+    read = functools.partial(load, config_path, os.environ, flags)
+    loaded = read()
     from fastgw.server import serve
 
-    return serve(loaded)
+    return serve(loaded, read)

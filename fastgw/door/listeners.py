@@ -75,16 +75,34 @@ class Bound:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def in_worker(self) -> Bound:
-        """Return this address for a forked worker; its parent keeps it bound meanwhile."""
+        """Return this address for one of several workers; it stays bound here meanwhile.
+
+        A TCP socket is one more of the kernel's group, which gets clients as soon as it listens.
+        """
         if self.path is not None:
             return Bound(self.config, self.sock, self.certificates)
         sock = socket.socket(self.sock.family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(self.sock.getsockname())
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(self.sock.getsockname())
+        except OSError:
+            sock.close()
+            raise
         sock.setblocking(False)
-        self.sock.close()
         return Bound(self.config, sock, self.certificates)
+
+    def again(self, config: ListenerConfig, certificates: Certificates | None) -> Bound:
+        """Return this address under other settings: a second handle of the same socket.
+
+        Both accept from one queue until one is closed, so that nobody in it is refused. The file
+        of a unix socket stays this one's to unlink, until `pass_file`.
+        """
+        return Bound(config, self.sock.dup(), certificates)
+
+    def pass_file(self, successor: Bound) -> None:
+        """Leave the file of a unix socket to `successor`, to unlink it."""
+        successor.inode, self.inode = self.inode, None
 
     def unlink(self) -> None:
         """Remove a unix socket's file if it is still ours; a forked worker's never is.
