@@ -27,7 +27,7 @@ export DEPENDENCIES
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help serve test suites conformance fuzz slow lint format types coverage bench micro demo asan build clean
+.PHONY: help serve test suites conformance fuzz slow faults lint format types coverage bench micro demo asan build clean
 
 help:
 	@echo "make serve      start the gateway with its embedded broker     ARGS='--listen HOST:PORT'"
@@ -35,6 +35,7 @@ help:
 	@echo "make suites     the JSON Schema suite, and the API by its document  ARGS='--suite CHECKOUT'"
 	@echo "make conformance  HTTP suites, beside peers   ARGS='--peer nginx --suite llhttp=CHECKOUT'"
 	@echo "make fuzz       guided fuzzing on a sanitized build (clang)    ARGS='http --runs 1000000'"
+	@echo "make faults     kill, freeze, cut real processes under load; audit ARGS='--only leader'"
 	@echo "make slow       slow and hostile clients beside good ones      ARGS='--clients 50'"
 	@echo "make lint       ruff: rules and format (make format rewrites)"
 	@echo "make types      mypy --strict, and the compiled core against its typed face"
@@ -101,6 +102,9 @@ suites: $(VENV)/stamp-extra-test $(VENV)/stamp-extra-suites $(VENV)/stamp-build
 
 conformance: $(VENV)/stamp-extra-test $(VENV)/stamp-extra-bench $(VENV)/stamp-build
 	@$(BIN)/python -m tests.conformance $(ARGS)
+
+faults: $(VENV)/stamp-extra-test $(VENV)/stamp-build
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 slow: $(VENV)/stamp-extra-test $(VENV)/stamp-build
 	@$(BIN)/python -m tests.slow $(ARGS)

@@ -18,6 +18,7 @@ before those that call them, because the compiler inlines only what it has seen.
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItem
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
@@ -29,6 +30,7 @@ from libc.time cimport time as unix_time, time_t
 
 from asyncio import ensure_future
 from binascii import b2a_base64
+from bisect import insort
 from collections import deque
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -83,6 +85,7 @@ cdef class Pull
 include "_core/limits.pxi"
 include "_core/ascii.pxi"
 include "_core/buffer.pxi"
+include "_core/counters.pxi"
 include "_core/http_response.pxi"
 include "_core/route.pxi"
 include "_core/rate.pxi"
@@ -97,6 +100,7 @@ include "_core/http_fields.pxi"
 include "_core/avro.pxi"
 include "_core/options.pxi"
 include "_core/judge.pxi"
+include "_core/replay.pxi"
 include "_core/consume.pxi"
 include "_core/link.pxi"
 include "_core/http_rules.pxi"
@@ -125,9 +129,16 @@ cdef class Ingress:
         refused: called with a Request, its header block, a message and the reason, for each message
             that the schema of a station with dead letters refused.
         report: called with a text and an exception for each defect that was survived.
+        board: this worker's slots of the counters, 64-bit, as `METRICS` names them; None counts
+            where nobody looks.
     """
 
     cdef object call_soon, identify, dispatch, consume, inflate, refused, report, on_turn
+    cdef Row row
+    cdef list held                   # messages that wait to be sent again
+    cdef uint64_t replay_until_ms    # until then new messages wait for those
+    cdef dict windows_ms             # duplicate windows of their streams, once they are known
+    cdef uint64_t now_us             # of the read or turn that runs
     cdef Rates user_rates, key_rates, address_rates
     cdef Visitors visitors
     cdef dict routes
@@ -160,7 +171,7 @@ cdef class Ingress:
 
     def __init__(
         self, loop, limits, rates, *, int tokens_max, tuple cors_origins, identify, dispatch, consume,
-        inflate, refused, report
+        inflate, refused, report, board=None
     ):
         self.call_soon = loop.call_soon
         self.identify = identify
@@ -169,6 +180,9 @@ cdef class Ingress:
         self.inflate = inflate
         self.refused = refused
         self.report = report
+        self.row = Row(board)
+        self.held = []
+        self.windows_ms = {}
         self.on_turn = self.turn
         self.routes = {}
         self.tokens = TokenCache(tokens_max)
@@ -284,6 +298,23 @@ cdef class Ingress:
         """Who sends the request: a Principal, None, or an awaitable of either."""
         return authorize(self, request)
 
+    def held_streams(self) -> set:
+        """Names of the streams with messages that wait to be sent again.
+
+        Each is sent again when `note_window` has told its stream's duplicate window.
+        """
+        cdef Held held
+        return {held.request.station.stream for held in self.held}
+
+    def note_window(self, str stream, uint64_t window_ms) -> None:
+        """Send again what waits for `stream`, as far as it is safely inside the duplicate window.
+
+        Args:
+            window_ms: for how long the broker knows the ids of the stream's messages.
+        """
+        self.windows_ms[stream] = window_ms
+        pump_held(self)
+
     def begin_drain(self, *, bint closes_idle=True) -> None:
         """Answer what is there, and close each connection behind its last answer.
 
@@ -297,6 +328,10 @@ cdef class Ingress:
             return
         for conn in list(self.connections):
             if conn.head is None and conn.current is None and conn.phase == PHASE_IDLE:
+                if not conn.has_asked:
+                    # WHY: who has just connected is about to ask, and cannot know that we end.
+                    conn.deadline_ms = min(conn.deadline_ms, self.now_ms + FIRST_REQUEST_MS)
+                    continue
                 conn.is_stopped = True
                 conn.transport.close()
 
@@ -316,6 +351,19 @@ cdef class Ingress:
             "tokens_cached": len(self.tokens.principals),
         }
 
+    def refresh_gauges(self) -> None:
+        """Set the gauges of the board to what is now."""
+        cdef BrokerLink link
+        cdef uint64_t in_flight = 0
+        for link in self.links:
+            in_flight += <uint64_t>link.slots.in_flight()
+        self.row.set_gauge(0, <uint64_t>len(self.connections))
+        self.row.set_gauge(1, in_flight)
+        self.row.set_gauge(2, <uint64_t>self.waiting.bytes_count)
+        self.row.set_gauge(3, <uint64_t>len(self.tokens.principals))
+        self.row.set_gauge(4, self.link is not None)
+        self.row.set_gauge(5, self.is_draining)
+
     def sweep(self) -> None:
         """Act on every deadline that has passed; called about ten times a second."""
         cdef HttpConnection conn
@@ -324,6 +372,8 @@ cdef class Ingress:
         for link in list(self.links):
             link.sweep(self.now_ms)
         self.sweep_waiting()
+        if self.held:
+            pump_held(self)
         if self.now_ms >= self.next_connection_sweep_ms:
             self.next_connection_sweep_ms = self.now_ms + 500
             for conn in list(self.connections):
@@ -334,6 +384,7 @@ cdef class Ingress:
     cdef int take_link(self, BrokerLink link) except -1:
         self.link = link
         self.links.add(link)
+        self.replay_until_ms = self.now_ms + REPLAY_WAIT_MS
         if not self.is_body_bound_configured:
             self.body_bytes_max = <Py_ssize_t>link.payload_bytes_max
         return self.schedule_turn()
@@ -345,6 +396,7 @@ cdef class Ingress:
         if self.link is not link:
             return 0
         self.link = None
+        self.windows_ms = {}
         while self.waiting.first is not None:
             self.waiting.take().settle_unsent(
                 "broker-away", "the connection to the broker was lost; nothing was sent"
@@ -427,7 +479,7 @@ cdef class Ingress:
             return request.settle_unsent(
                 "broker-away", "the connection to the broker was lost; nothing was sent"
             )
-        if self.waiting.first is None:
+        if self.waiting.first is None and not self.held:
             self.link.publish(request, fields)
         if request.messages_sent < request.messages_count:
             if request.fields is None:
@@ -500,7 +552,8 @@ cdef class Ingress:
         cdef Request request
         cdef Buffer fields
         fields.capacity = 0
-        while self.waiting.first is not None and self.link is not None and self.link.has_room():
+        while (self.waiting.first is not None and self.link is not None and self.link.has_room()
+                and not self.held):
             request = self.waiting.first
             if request.state == REQUEST_GONE and request.messages_sent == 0:
                 # WHY: the client left before anything was sent; nobody was promised anything.
@@ -615,7 +668,8 @@ cdef class Ingress:
         cdef list dirty
         cdef time_t now
         self.is_turn_scheduled = False
-        self.now_ms = monotonic_ms()
+        self.now_us = monotonic_us()
+        self.now_ms = self.now_us // 1000
         now = unix_time(NULL)
         if now != self.tail_second:
             self.renew_tail(now)
@@ -647,5 +701,6 @@ cdef class Ingress:
 
     cdef int report_defect(self, str text, object error) except -1:
         self.defects_count += 1
+        self.row.add(COUNT_DEFECTS, 1)
         self.report(text, error)
         return 0

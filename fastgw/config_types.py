@@ -350,6 +350,17 @@ class LogConfig(Table, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class MetricsConfig(Table, frozen=True, kw_only=True):
+    """What is told about the work done, and to whom."""
+
+    enabled: bool = True
+    # "auto": to everyone on listeners for administration, and on the others while only this machine
+    # can reach them; else to administrators.
+    auth: Literal["auto", "none", "admin"] = "auto"
+    # GET /monitoring/getResourcesUtilization, for everyone.
+    resources: bool = False
+
+
 LISTENERS_MAX: Final = 16
 ISSUERS_MAX: Final = 16
 
@@ -370,6 +381,7 @@ class Config(Table, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     stations: StationsConfig = StationsConfig()
     cors: CorsConfig = CorsConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
     @property

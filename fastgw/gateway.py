@@ -28,7 +28,7 @@ from fastgw.handlers.admin_access import AdminAccess
 from fastgw.handlers.auth import Auth
 from fastgw.handlers.consume import Consume
 from fastgw.handlers.docs import Docs
-from fastgw.handlers.monitoring import Monitoring
+from fastgw.handlers.monitoring import METRICS_PATH, RESOURCES_PATH, Metrics, Monitoring
 from fastgw.handlers.routes import Handler as AdminHandler
 from fastgw.handlers.routes import Routes
 from fastgw.inflate import inflate
@@ -40,17 +40,21 @@ from fastgw.station_table import StationTable
 if TYPE_CHECKING:
     from fastgw.config import Config
     from fastgw.config_types import NatsConfig
+    from fastgw.observe import Board
 
 log: Final = logging.getLogger("fastgw.gateway")
 
 SWEEP_S: Final = 0.1
 """How often deadlines are looked at; a timeout is at most this late."""
 
+BEAT_S: Final = 1.0
+"""How often the gauges of `/metrics` are renewed, for whichever worker is asked."""
+
 REFRESH_PATH: Final = "/auth/refreshtoken"
 """Compared without case: deployed clients of the reference write it in several ways."""
 
 DATA_PATHS: Final = frozenset({"/auth/authenticate", REFRESH_PATH})
-ADMIN_PATHS: Final = frozenset({"/openapi.json", "/docs"})
+ADMIN_PATHS: Final = frozenset({"/openapi.json", "/docs", METRICS_PATH, RESOURCES_PATH})
 """What only a listener for data, or for administration, serves; probes are served by each."""
 
 HANDLERS_MAX: Final = 2048
@@ -69,17 +73,22 @@ class Gateway:
     Args:
         config: the configuration.
         nats: the broker's table of it, with the embedded broker's address when there is one.
+        board: where this worker counts, beside the others.
+        row: its row there.
     """
 
-    def __init__(self, config: Config, nats: NatsConfig) -> None:
+    def __init__(self, config: Config, nats: NatsConfig, board: Board, row: int) -> None:
         self.config: Final = config
         self._nats: Final = nats
+        self._board: Final = board
+        self._row: Final = row
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._client: ControlClient
         self._store: Store
         self._data_plane: DataPlane
         self._sweeper: asyncio.TimerHandle
+        self._beater: asyncio.TimerHandle
         self.users: Users
         self.keys: Keys
         self._issuers: Issuers
@@ -123,6 +132,7 @@ class Gateway:
             inflate=inflate,
             refused=self._on_refused,
             report=_report_defect,
+            board=self._board.slots(self._row),
         )
         if self.config.auth.mode == "none":
             everything = _core.PRODUCE | _core.CONSUME | _core.ADMIN
@@ -147,10 +157,12 @@ class Gateway:
         await self.stations.start()
         await self._station_table.settle()
         self._data_plane = DataPlane(
-            loop, self._nats, self.ingress.make_link, lambda link: None, lambda: None
+            loop, self._nats, self.ingress.make_link, self._on_live, lambda: None
         )
         self._data_plane.start()
         self._sweep()
+        self._board.begin(self._row)
+        self._beat()
         await self._data_plane.wait_live(self._nats.connect_timeout_ms / 1000)
 
     def begin_drain(self, *, is_replaced: bool = False) -> None:
@@ -179,6 +191,8 @@ class Gateway:
             task.cancel()
         if hasattr(self, "_sweeper"):
             self._sweeper.cancel()
+        if hasattr(self, "_beater"):
+            self._beater.cancel()
         if hasattr(self, "_data_plane"):
             await self._data_plane.stop()
         if hasattr(self, "users"):
@@ -205,6 +219,35 @@ class Gateway:
     def _sweep(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         self.ingress.sweep()
+
+    def _beat(self) -> None:
+        self._beater = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+        self.ingress.refresh_gauges()
+        self._board.beat(self._row)
+
+    def _render_metrics(self) -> bytes:
+        self.ingress.refresh_gauges()
+        return self._board.render()
+
+    def _on_live(self, link: object) -> None:
+        """Have messages sent again that the lost connection has left unanswered."""
+        for stream in self.ingress.held_streams():
+            task = asyncio.ensure_future(self._find_window(stream))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _find_window(self, stream: str) -> None:
+        """Tell the core the duplicate window of a stream; without it nothing is sent twice."""
+        while stream in self.ingress.held_streams():
+            try:
+                window_s = await self.stations.read_duplicate_window_s(stream)
+            except Fault as fault:
+                # The control plane's own connection may come back a moment later.
+                log.debug("the duplicate window of %s: %s", stream, fault.text)
+                await asyncio.sleep(SWEEP_S)
+            else:
+                self.ingress.note_window(stream, round(window_s * 1000))
+                return
 
     # --- what the core hands out ----------------------------------------------------------------
 
@@ -273,7 +316,11 @@ class Gateway:
     def _build_table(self, monitoring: Monitoring) -> dict[str, dict[str, Handler]]:
         """Build the handlers by path and method."""
         docs = Docs(self.config)
+        metrics = Metrics(
+            self.config, self._render_metrics, self._board.utilization, self._for_admin
+        )
         return {
+            **metrics.table(),
             "/": {"GET": monitoring.root},
             "/monitoring/status": {"GET": monitoring.status},
             "/healthz": {"GET": monitoring.healthz},

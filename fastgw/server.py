@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
+from fastgw._core import METRICS
 from fastgw.crew import Terminal, Times, Voice
 from fastgw.door.listeners import ListenError, bind_all, close_all
 from fastgw.door.sockets import WorkerSockets
@@ -25,6 +26,7 @@ from fastgw.errors import Fault
 from fastgw.nats.credentials import CredentialsError
 from fastgw.nats.embedded import EmbeddedBroker
 from fastgw.nats.folder import EmbeddedError
+from fastgw.observe import Board
 from fastgw.reload import Plan, Reloader
 from fastgw.schema.graphql_pool import close_pool
 from fastgw.shift import Worker
@@ -69,13 +71,14 @@ def serve(loaded: Loaded, read: Callable[[], Loaded] | None = None) -> int:
         nats = config.nats if broker is None else broker.address.apply(config.nats)
         plan = Plan(config, nats, tuple(bound.certificates for bound in bounds))
         reloader = Reloader(read, None if broker is None else broker.address)
+        board = Board(config.workers_count, METRICS)
         if config.workers_count == 1:
-            worker = Worker(plan, bounds, Voice(), reloader, broker)
+            worker = Worker(plan, bounds, Voice(), board, reloader, broker)
             try:
                 return _run(worker.work())
             finally:
                 bounds = worker.bounds
-        crew = ForkedCrew(bounds, reloader)
+        crew = ForkedCrew(bounds, reloader, board)
         return Supervisor(config.workers_count, crew, plan, broker).run()
     except (EmbeddedError, CredentialsError, ListenError, OSError) as error:
         return _fail(str(error))
@@ -119,16 +122,17 @@ class ForkedCrew:
     Args:
         bounds: every address, bound.
         reloader: reads the configuration again.
-        on_left: told the seat of each worker that has ended.
+        board: where the workers count; a seat is a row of it.
     """
 
     def __init__(
         self,
         bounds: Sequence[Bound],
         reloader: Reloader,
-        on_left: Callable[[int], None] = lambda seat: None,
+        board: Board,
     ) -> None:
-        self.left: Final = on_left
+        self.left: Final = board.reset_gauges
+        self._board: Final = board
         self._bounds: Final = bounds
         self._sockets: Final = WorkerSockets(bounds)
         self._reloader: Final = reloader
@@ -150,7 +154,7 @@ class ForkedCrew:
         plan.set_log_level()
         bounds = self._sockets.take(index, plan.listeners, plan.certificates)
         try:
-            return _run(Worker(plan, bounds, voice, index=index).work())
+            return _run(Worker(plan, bounds, voice, self._board, index=index).work())
         except (CredentialsError, OSError) as error:
             return _fail(str(error))
 

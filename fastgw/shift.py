@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastgw.config import Config
     from fastgw.door.listeners import Bound
     from fastgw.nats.embedded import EmbeddedBroker
+    from fastgw.observe import Board
     from fastgw.reload import Plan, Reloader
 
 log: Final = logging.getLogger("fastgw.shift")
@@ -63,16 +64,17 @@ class Shift:
         plan: what it runs by.
         bounds: its addresses; their sockets are owned from `start` on.
         hurry: set when answers are no longer waited for.
-        seat: a number that no other living shift has.
+        board: where it counts.
+        seat: a number that no other living shift has; its row of the board.
     """
 
     def __init__(
-        self, plan: Plan, bounds: Sequence[Bound], hurry: asyncio.Event, seat: int
+        self, plan: Plan, bounds: Sequence[Bound], hurry: asyncio.Event, board: Board, seat: int
     ) -> None:
         self.plan: Final = plan
         self.seat: Final = seat
         self.bounds: Final = list(bounds)
-        self.gateway: Final = Gateway(plan.config, plan.nats)
+        self.gateway: Final = Gateway(plan.config, plan.nats, board, seat)
         self._hurry: Final = hurry
         self._is_pressed = False
         self.is_cut = False
@@ -175,6 +177,7 @@ class Worker:
         plan: what it runs by at first.
         bounds: its addresses.
         voice: tells a parent how it is.
+        board: where its gateways count.
         reloader: reads the configuration again; None in a forked worker, whose parent does.
         broker: the embedded broker, when it is this process's child.
         index: the worker's number.
@@ -185,12 +188,14 @@ class Worker:
         plan: Plan,
         bounds: Sequence[Bound],
         voice: Voice,
+        board: Board,
         reloader: Reloader | None = None,
         broker: EmbeddedBroker | None = None,
         *,
         index: int = 0,
     ) -> None:
         self._voice: Final = voice
+        self._board: Final = board
         self._reloader: Final = reloader
         self._broker: Final = broker
         # WHY less in a worker: its parent has waited that long before it passes the second one on.
@@ -218,7 +223,9 @@ class Worker:
             Fault, CredentialsError, OSError: it cannot serve.
         """
         loop = asyncio.get_running_loop()
-        shift = self._shift = Shift(self._plan, self.bounds, self._hurry, self._voice.seat)
+        shift = self._shift = Shift(
+            self._plan, self.bounds, self._hurry, self._board, self._voice.seat
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             if number == signal.SIGTERM or self._reloader is not None:
                 loop.add_signal_handler(number, self._on_end, number)
@@ -323,6 +330,8 @@ class Worker:
         if self._leaving is not None:
             # WHY shielded: the process's end cancels this task, but not the answers still owed.
             await asyncio.shield(self._leaving)
+            if self._old is not None:
+                self._board.reset_gauges(self._old.seat)
             self._old = self._leaving = None
             log.info("the old gateway has left")
             _settle_memory()
@@ -330,7 +339,7 @@ class Worker:
     async def _take_over(self, plan: Plan) -> None:
         """Start a second gateway on the same sockets, and let the first one leave."""
         old = self._shift
-        new = Shift(plan, [], self._hurry, 1 - old.seat)
+        new = Shift(plan, [], self._hurry, self._board, 1 - old.seat)
         try:
             told = zip(old.bounds, plan.listeners, plan.certificates, strict=True)
             for bound, config, found in told:

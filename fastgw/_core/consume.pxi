@@ -41,6 +41,7 @@ cdef class Pull:
         put(&self.ack_subjects, op.reply_borrowed, <size_t>op.reply_size)
         put(&self.ack_subjects, b"\n", 1)
         self.messages_count += 1
+        self.link.ingress.row.add(COUNT_DELIVERIES, 1)
         return 0
 
     cdef int answer(self) except -1:

@@ -20,6 +20,7 @@ cdef int meet_client(HttpConnection conn) except -1:
     has_room = ingress.visitors.has_room(conn.address)
     ingress.visitors.enter(conn.address)
     if not has_room:
+        ingress.row.add(COUNT_REFUSED_ADDRESS, 1)
         conn.fault("overloaded",
                    f"more than {ingress.visitors.each_max} connections of one address")
         conn.close_after_answers()

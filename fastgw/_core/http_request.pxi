@@ -45,6 +45,7 @@ cdef class HttpConnection:
     cdef bytes backlog               # read, and not parsed before earlier requests are answered
     # The connection.
     cdef bint is_stopped             # no further request is read
+    cdef bint has_asked              # a request has begun
     cdef bint is_lingering           # the last answer is out; what still comes is dropped
     cdef bint is_half_closed, is_paused, is_reading_paused, is_dirty, is_closed, is_tls
     cdef uint64_t deadline_ms
@@ -73,6 +74,7 @@ cdef class HttpConnection:
     def connection_made(self, transport) -> None:
         self.transport = transport
         self.ingress.connections.add(self)
+        self.ingress.row.add(COUNT_CONNECTIONS, 1)
         sock = transport.get_extra_info("socket")
         self.is_tls = transport.get_extra_info("sslcontext") is not None
         # WHY: with a mark of 0, a paused protocol means exactly "the transport holds bytes", and
@@ -85,6 +87,7 @@ cdef class HttpConnection:
         self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
         meet_client(self)
         if len(self.ingress.connections) > self.ingress.connections_max:
+            self.ingress.row.add(COUNT_REFUSED_TOTAL, 1)
             self.fault("overloaded", f"more than {self.ingress.connections_max} connections")
             self.close_after_answers()
 
@@ -101,6 +104,10 @@ cdef class HttpConnection:
         cdef Py_ssize_t take
         if self.is_stopped:
             return
+        if not self.ingress.is_turn_scheduled:
+            # WHY: what is read in one turn of the loop has begun at one time, near enough.
+            self.ingress.now_us = monotonic_us()
+        self.ingress.row.add(COUNT_REQUEST_BYTES, <uint64_t>size)
         if self.backlog is not None:
             self.keep_backlog(self.backlog + data)
             return
@@ -152,8 +159,11 @@ cdef class HttpConnection:
             # LIMIT: no callback comes while a field is incomplete, so the bytes themselves count.
             self.head_bytes += size
             if self.head_bytes > self.ingress.request_line_bytes_max + self.ingress.headers_bytes_max:
-                self.fault("head-too-large",
-                           f"head of more than {self.ingress.headers_bytes_max} bytes")
+                if self.current.url is None:
+                    self.fault("bad-request-framing", "a request line without a target")
+                else:
+                    self.fault("head-too-large",
+                               f"head of more than {self.ingress.headers_bytes_max} bytes")
         elif self.transfer_coding is not None:
             self.raw_bytes += size - (self.body_size - self.feeding_body)
             if self.raw_bytes > CHUNK_OVERHEAD_BYTES_MAX + 8 * self.body_size:
@@ -258,6 +268,8 @@ cdef class HttpConnection:
         if not self.is_line_first:
             find_line(self)
         request.conn = self
+        request.began_us = self.ingress.now_us
+        self.has_asked = True
         self.current = request
         self.phase = PHASE_HEAD
         self.is_routed = self.has_upgrade = self.expects_continue = False
@@ -504,6 +516,7 @@ cdef class HttpConnection:
             self.owed_count -= 1
             closes = not request.keeps_alive or (self.ingress.is_draining and self.head is None)
             put_answer(out, request, self.ingress.answer_tail, closes)
+            count_answer(self.ingress.row, request, self.ingress.now_us)
             request.state = REQUEST_GONE
             self.ingress.after_answer(request)
         if self.head is not None and self.head.owes_continue and not closes:
@@ -511,6 +524,7 @@ cdef class HttpConnection:
             if self.head.state != REQUEST_READY and not self.head.is_complete:
                 put_object(out, CONTINUE)
         if out.size:
+            self.ingress.row.add(COUNT_RESPONSE_BYTES, out.size)
             self.write(out)
         if closes or (self.is_half_closed and self.head is None and self.backlog is None):
             return self.close_after_answers()

@@ -96,6 +96,31 @@ cdef int put_answer(Buffer* out, Request request, bytes tail, bint closes) excep
     return 0
 
 
+cdef int route_of(Request request) except -1:
+    """The index of a request's kind in `ROUTE_WORDS`."""
+    if request.action != ACTION_OTHER:
+        return <int>request.action - 1
+    if request.path_bytes is not None:
+        if request.path_bytes.startswith(b"/auth/"):
+            return 3
+        if request.path_bytes.startswith(CONTROL_PATHS):
+            return 4
+    return 5
+
+
+cdef inline int count_answer(Row row, Request request, uint64_t now_us) except -1:
+    """Count an answer that is written now."""
+    cdef int status = 200
+    if request.answer is not None:
+        status = <int>parse_decimal(PyBytes_AS_STRING(request.answer) + 9, 3)
+    row.count_answer(route_of(request), status)
+    if request.fault_word is not None:
+        row.count_fault(request.fault_word)
+    if request.began_us and now_us > request.began_us:
+        row.time(AT_REQUEST_TIMES, now_us - request.began_us)
+    return 0
+
+
 cdef bytes http_date(double now):
     """`now` as an IMF-fixdate. SOURCE: RFC 9110 §5.6.7."""
     return formatdate(now, usegmt=True).encode()

@@ -53,6 +53,13 @@ cdef enum:
     RETRY_AFTER_S_MAX = 3600
     # LIMIT: an origin that asks for leave to deliver; it is a DNS name.
     HANDSHAKE_ORIGIN_BYTES_MAX = 255
+    # LIMIT: how long a new connection waits for the duplicate windows before it takes new messages.
+    REPLAY_WAIT_MS = 1000
+    # LIMIT: how far inside the duplicate window a message must be to be sent again: clocks differ, and
+    # the second sending takes its time.
+    REPLAY_MARGIN_MS = 2000
+    # LIMIT: how long a new client may take for its first request when the gateway ends.
+    FIRST_REQUEST_MS = 500
     # LIMIT: how long a refused connection is read and dropped so that the client sees its answer.
     LINGER_MS = 2000
     # LIMIT: how much longer than its own deadline a pull is awaited before its subscription is retired.

@@ -70,6 +70,8 @@ cdef class BrokerLink:
 
     def connection_lost(self, exc) -> None:
         self.is_lost = True
+        if self.is_live:
+            self.ingress.row.add(COUNT_LINKS_LOST, 1)
         self.is_live = False
         self.fd = -1
         self.fail_everything()
@@ -103,6 +105,7 @@ cdef class BrokerLink:
         self.payload_bytes_max = info.get("max_payload", self.payload_bytes_max)
         put_object(&self.out, b"SUB %s* %d\r\n" % (self.reply_prefix, <int>ACK_SID))
         self.is_live = True
+        self.ingress.row.add(COUNT_LINKS, 1)
         self.ingress.take_link(self)
 
     def retire(self) -> None:
@@ -131,8 +134,13 @@ cdef class BrokerLink:
     cdef inline bint has_room(self) noexcept:
         return self.slots.free_count > 0 and self.out.size < BROKER_OUT_BYTES_MAX
 
-    cdef int publish(self, Request request, Buffer* fields) except -1:
-        """Send messages of `request` while there is room; `fields` holds its header block."""
+    cdef int publish(self, Request request, Buffer* fields, Py_ssize_t again=-1) except -1:
+        """Send messages of `request` while there is room; `fields` holds its header block.
+
+        Args:
+            again: the one message to be sent once more, or -1 for those that were not sent yet.
+        """
+        cdef Py_ssize_t index
         cdef Station station = request.station
         cdef Frame frame
         cdef Slot* slot
@@ -156,22 +164,31 @@ cdef class BrokerLink:
         if request.message_id_bytes is not None:
             frame.id_borrowed = PyBytes_AS_STRING(request.message_id_bytes)
             frame.id_size = PyBytes_GET_SIZE(request.message_id_bytes)
-        while request.messages_sent < request.messages_count and self.has_room():
-            span = request.span(request.messages_sent)
-            frame.id_index = request.messages_sent if request.action == ACTION_BATCH else -1
+            if request.fields is None:
+                # WHY: it may have to be sent again, when the connection's own buffer is long reused.
+                request.fields = copy_of(fields)
+        while (again >= 0 or request.messages_sent < request.messages_count) and self.has_room():
+            index = again if again >= 0 else request.messages_sent
+            if again < 0:
+                request.messages_sent += 1
+            span = request.span(index)
+            frame.id_index = index if request.action == ACTION_BATCH else -1
             frame.payload_borrowed = body + span.start
             frame.payload_size = span.size
             if span.size < 0:
                 # A message that validation refused has its answer already.
-                request.messages_sent += 1
                 continue
-            if request.replaced is not None and request.messages_sent in request.replaced:
-                other = request.replaced[request.messages_sent]
+            if request.replaced is not None and index in request.replaced:
+                other = request.replaced[index]
                 frame.payload_borrowed = PyBytes_AS_STRING(other)
                 frame.payload_size = PyBytes_GET_SIZE(other)
-            slot = self.slots.take(request, request.messages_sent, deadline_ms)
-            request.messages_sent += 1
+            slot = self.slots.take(request, index, deadline_ms)
+            slot.sent_us = self.ingress.now_us
+            self.ingress.row.add(COUNT_PUBLISHES, 1)
+            self.ingress.row.add(COUNT_PUBLISH_BYTES, <uint64_t>frame.payload_size)
             put_frame(&self.out, &frame, self.reply_prefix, slot.number)
+            if again >= 0:
+                break
         self.ingress.schedule_turn()
         return 0
 
@@ -199,6 +216,7 @@ cdef class BrokerLink:
     def data_received(self, bytes data) -> None:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t consumed
+        self.ingress.now_us = monotonic_us()
         if self.inbox.size == 0:
             consumed = self.read_ops(PyBytes_AS_STRING(data), size)
             if consumed < size:
@@ -312,6 +330,8 @@ cdef class BrokerLink:
         if slot == NULL:
             return 0
         index = slot.index
+        if self.ingress.now_us > slot.sent_us:
+            self.ingress.row.time(AT_ACK_TIMES, self.ingress.now_us - slot.sent_us)
         request = self.slots.give_back(slot, True)
         if self.ingress.waiting.first is not None:
             self.ingress.schedule_turn()
@@ -322,6 +342,7 @@ cdef class BrokerLink:
         elif parse_status(data, <Py_ssize_t>op.header_size) == 503:
             return request.settle_fault(index, "broker-away", "no stream answers for this station")
         if sequence >= 0:
+            self.ingress.row.add(COUNT_STORED, 1)
             return request.settle_stored(index, <uint64_t>sequence, False)
         return self.settle_by_text(
             request, index, data[op.header_size:op.total_size]
@@ -346,6 +367,7 @@ cdef class BrokerLink:
             # Another stream captures the subject: the answer names the one that stored it.
             request.answer = stored_head(stream) + b"%d\r\n" % ack.seq
             request.answer_body = STORED_BODY
+        self.ingress.row.add(COUNT_DUPLICATES if ack.duplicate else COUNT_STORED, 1)
         return request.settle_stored(index, ack.seq, ack.duplicate)
 
     # --- pulls ------------------------------------------------------------------------------
@@ -435,6 +457,7 @@ cdef class BrokerLink:
     cdef int fail_everything(self) except -1:
         """The connection has ended: nobody will ever answer what is in flight."""
         cdef Slot* slot
+        cdef uint64_t sent_ms, order
         cdef Request request
         cdef Py_ssize_t index
         cdef Pull pull
@@ -443,12 +466,15 @@ cdef class BrokerLink:
             slot = &self.slots.slots[i]
             if slot.request != NULL:
                 index = slot.index
+                sent_ms = slot.deadline_ms - self.ingress.ack_timeout_ms
+                order = slot.order
                 request = self.slots.give_back(slot, False)
-                request.settle_fault(
-                    index, "outcome-unknown",
-                    "the connection to the broker was lost before it confirmed; "
-                    "the message may or may not be stored",
-                )
+                if not hold(self.ingress, request, index, order, sent_ms):
+                    request.settle_fault(
+                        index, "outcome-unknown",
+                        "the connection to the broker was lost before it confirmed; "
+                        "the message may or may not be stored",
+                    )
         for pull in list(self.pulls.values()):
             if pull.request.state != REQUEST_GONE:
                 pull.request.finish("broker-away", "the connection to the broker was lost")

@@ -10,6 +10,7 @@ cdef struct Slot:
     uint32_t number        # the reply number in use
     uint64_t order         # rises with each publish of the link
     uint64_t deadline_ms
+    uint64_t sent_us
 
 
 @cython.final

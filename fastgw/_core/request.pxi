@@ -11,6 +11,22 @@ cdef enum RequestState:
     REQUEST_GONE          # answered, or the client has left
 
 
+cdef int note_broker_fault(Request request, str word) except -1:
+    """Let the batch say what its messages failed of, and "unknown" when that is true of one.
+
+    WHY one word: the answer has one status; a batch that the broker has refused as a whole must not
+    say that parts of it may be stored.
+    """
+    if word == "ack-timeout":
+        word = "outcome-unknown"
+    elif word == "broker-busy":
+        # SOURCE: the contract, a broker failure in a batch is 503.
+        word = "overloaded"
+    if request.broker_word is None or word == "outcome-unknown":
+        request.broker_word = word
+    return 0
+
+
 @cython.final
 @cython.freelist(512)
 cdef class Request:
@@ -44,11 +60,14 @@ cdef class Request:
     cdef list errors, results
     cdef Py_ssize_t messages_judged, verdicts_awaited
     cdef dict replaced               # messages that are stored in another form, by index
-    cdef bint has_broker_fault, wants_results, wants_no_wait
+    cdef str broker_word             # what has failed at the broker, for the batch as a whole
+    cdef bint wants_results, wants_no_wait
     cdef uint64_t waiting_until_ms
     # The answer.
     cdef uint64_t sequence
     cdef bytes answer, answer_body
+    cdef str fault_word              # of the answer, when it is a fault
+    cdef uint64_t began_us
 
     def __cinit__(self):
         self.state = REQUEST_READING
@@ -86,6 +105,7 @@ cdef class Request:
     cdef int refuse(self, str word, str text) except -1:
         """Set the answer to a fault of kind `word`; the caller decides when it is ready."""
         kind = KINDS[word]
+        self.fault_word = word
         self.answer = FAULT_HEADS[word]
         self.answer_body = fault_body(kind, text)
         if kind.closes:
@@ -122,7 +142,7 @@ cdef class Request:
             return self.finish(word, text)
         kind = KINDS[word]
         if kind.retryable:
-            self.has_broker_fault = True
+            note_broker_fault(self, word)
         if self.errors is None:
             self.errors = []
         self.errors.append((index, text))
@@ -168,7 +188,8 @@ cdef class Request:
         }
         if self.results is not None:
             body["results"] = self.results
-        self.answer = FAULT_HEADS["outcome-unknown" if self.has_broker_fault else "bad-batch"]
+        self.fault_word = "bad-batch" if self.broker_word is None else self.broker_word
+        self.answer = FAULT_HEADS[self.fault_word]
         self.answer_body = msgspec.json.encode(body)
         return self.make_ready()
 

@@ -250,6 +250,15 @@ class Stations:
         # WHY shield: one caller that gives up must not end the creation for the others.
         return await asyncio.shield(creation)
 
+    async def read_duplicate_window_s(self, stream: str) -> float:
+        """Ask the broker for how long it knows the message ids of a stream.
+
+        Raises:
+            UpstreamFault: the broker is away, or the stream is gone.
+        """
+        info = await self._streams.read(stream)
+        return info.config.duplicate_window or 0.0
+
     async def info(self, name: str) -> StationInfo:
         """Ask the broker about a station's stream.
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from fastgw import __version__
+from fastgw.handlers.monitoring import METRICS_PATH, RESOURCES_PATH, are_metrics_open
 from fastgw.handlers.openapi_access import access_paths, access_schemas
-from fastgw.handlers.openapi_admin import admin_paths, admin_schemas
+from fastgw.handlers.openapi_admin import admin_operation, admin_paths, admin_schemas
 from fastgw.handlers.openapi_parts import (
     JSON_TYPE,
     STATION,
@@ -97,7 +98,8 @@ within the same bounds; a message is stored unpacked.
 def build_document(config: Config) -> Json:
     """Build the document of a gateway with this configuration."""
     limits = config.limits
-    paths = probe_paths() | auth_paths() | produce_paths(limits) | consume_paths(limits)
+    paths = probe_paths() | metrics_paths(config) | auth_paths()
+    paths |= produce_paths(limits) | consume_paths(limits)
     document: Json = {
         "openapi": OPENAPI_VERSION,
         "info": {
@@ -177,6 +179,37 @@ def probe_paths() -> Json:
             "docs", "This document as a page", {"200": page} | unchanged | error_answers()
         ),
     }
+
+
+def metrics_paths(config: Config) -> Json:
+    """Return what tells figures, where it is enabled."""
+    paths: Json = {}
+    text = content(string("Prometheus' text format 0.0.4."), "text/plain")
+    if config.metrics.enabled:
+        opened = {"security": OPEN} if are_metrics_open(config) else {}
+        told = admin_operation(
+            "probes", "metrics", "The counters of all workers, for Prometheus", {},
+            description="For administrators, of whatever stations. By `metrics.auth` also without "
+            "a credential: where only this machine can ask and does so itself, and on listeners "
+            "for administration.",
+        )  # fmt: skip
+        told["responses"] |= {"200": {"description": "The metrics.", "content": text}}
+        paths[METRICS_PATH] = {"get": told | opened}
+    if config.metrics.resources:
+        percent = {"type": "number", "minimum": 0}
+        shown = fields(
+            ("cpu", "memory", "storage"),
+            cpu=percent | {"description": "Of one processor since the start, in percent."},
+            memory=percent | {"description": "Of the machine's memory, in percent."},
+            storage={"const": 0},
+        )
+        good = {"200": answer("What the workers use.", shown)} | error_answers()
+        paths[RESOURCES_PATH] = {
+            "get": operation(
+                "resources", "probes", "Processor and memory, by Memphis' path", good, security=OPEN
+            )
+        }
+    return paths
 
 
 def auth_paths() -> Json:

@@ -250,8 +250,9 @@ def test_config_check_counts_and_warns(run: Run, monkeypatch: pytest.MonkeyPatch
 def test_serve_hands_its_flags_to_the_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Loaded] = []
 
-    def take(loaded: Loaded) -> int:
+    def take(loaded: Loaded, read: Callable[[], Loaded]) -> int:
         seen.append(loaded)
+        assert read() == loaded
         return 1
 
     monkeypatch.setattr("fastgw.server.serve", take)

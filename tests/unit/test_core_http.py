@@ -101,11 +101,16 @@ def test_publishes_waiting_of_a_client_that_left_are_not_sent() -> None:
 
 def test_drain_closes_idle_connections_and_the_busy_one_behind_its_answer() -> None:
     dialogue = Dialogue()
-    idle, busy = dialogue.client(), dialogue.client()
+    idle, busy, new = dialogue.client(), dialogue.client(), dialogue.client()
+    idle.send(b"OPTIONS / HTTP/1.1\r\nHost: g\r\n\r\n")
+    assert [a.status for a in idle.answers()] == [204]
     busy.send(request())
     (frame,) = dialogue.frames()
     dialogue.ingress.begin_drain()
     assert idle.transport.is_closed
+    assert not new.transport.is_closed
+    new.send(b"OPTIONS / HTTP/1.1\r\nHost: g\r\n\r\n")
+    assert [a.headers["Connection"] for a in new.answers()] == ["close"]
     assert not busy.transport.is_closed
     dialogue.store(frame, 1)
     (answer,) = busy.answers()
