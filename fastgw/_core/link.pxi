@@ -360,7 +360,7 @@ cdef class BrokerLink:
             fault = ack_fault(ack.error)
             return request.settle_fault(index, fault.kind.word, fault.text)
         stream = ack.stream.encode()
-        if not stream or ack.seq == 0 or has_control_byte(stream, len(stream)):
+        if not stream or ack.seq == 0 or not ack.stream.isprintable():
             self.ingress.report_defect("an ack names no stream or no sequence", None)
             return request.settle_fault(index, "outcome-unknown", "the broker's answer is not understood")
         if ack.stream != request.station.stream and request.action == ACTION_SINGLE:

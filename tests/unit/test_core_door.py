@@ -482,12 +482,13 @@ def test_trailer_that_closes_makes_its_message_the_last() -> None:
     assert client.transport.is_eof_sent
 
 
-def test_ack_that_names_a_stream_with_a_line_break_is_not_believed() -> None:
+@pytest.mark.parametrize("name", [b"a\\r\\nX: y", b"a\\u007fb", b"a\\tb"])
+def test_ack_that_names_a_stream_with_a_control_byte_is_not_believed(name: bytes) -> None:
     dialogue = Dialogue()
     client = dialogue.client()
     client.send(request())
     (frame,) = dialogue.frames()
-    dialogue.ack(frame, b'{"stream":"a\\r\\nX: y","seq":1}')
+    dialogue.ack(frame, b'{"stream":"%s","seq":1}' % name)
     (answer,) = client.answers()
     assert answer.status == 503 and "X" not in answer.headers
 
