@@ -80,13 +80,16 @@ class Shift:
         self.is_cut = False
         self._listeners: Listeners | None = None
 
-    async def start(self) -> None:
-        """Connect to the broker, then accept clients.
+    async def connect(self) -> None:
+        """Connect to the broker and read what it keeps.
 
         Raises:
             Fault, CredentialsError, OSError: it cannot serve; `stop` is to be called.
         """
         await self.gateway.start()
+
+    async def open(self) -> None:
+        """Accept clients, once `connect` is done."""
         limits = self.plan.config.limits
         self._listeners = Listeners(self.bounds, limits, self.gateway.ingress)
         await self._listeners.start()
@@ -231,9 +234,11 @@ class Worker:
                 loop.add_signal_handler(number, self._on_end, number)
         self._beat()
         try:
-            await shift.start()
+            await shift.connect()
             users = shift.gateway.users
+            # WHY before anyone is let in: who is told that we are ready may log in at once.
             admin = await make_admin(users, self._plan.config) if self._is_first else None
+            await shift.open()
             loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
             loop.add_signal_handler(signal.SIGUSR2, self._on_restart)
             _settle_memory()
@@ -345,7 +350,8 @@ class Worker:
             for bound, config, found in told:
                 new.bounds.append(bound.again(config, found))
             async with asyncio.timeout(READY_S_MAX):
-                await new.start()
+                await new.connect()
+                await new.open()
         except (Fault, CredentialsError, OSError, TimeoutError) as error:
             await new.stop()
             log.error("the old configuration stays in force: %s", str(error) or "not ready in time")

@@ -271,3 +271,12 @@ def _paste(text: str, folder: Path) -> None:
     assert done.returncode == 0, (script, done.stdout, done.stderr)
     assert '{"error":null,"success":true}' in done.stdout
     assert '"message":' in done.stdout, (script, done.stdout)
+
+
+def test_who_is_told_that_it_is_ready_may_log_in_at_once(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "data")
+    try:
+        gateway.start()
+        assert gateway.authenticate({"username": ADMIN, "password": PASSWORD}).status == 200
+    finally:
+        gateway.stop()
