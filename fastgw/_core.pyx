@@ -1,10 +1,10 @@
 """The compiled core: a produced message from the socket to the answer, in nine steps.
 
     socket bytes
-      1 http_request   httptools callbacks -> Request            _core/http_request.pxi, http_{rules,line,life}
+      1 http_request   httptools callbacks -> Request            _core/http_request.pxi, http_{rules,line,…}
       2 route          method + path -> Station                  _core/route.pxi
       3 authorize      credential bytes -> Principal             _core/authorize.pxi, admit.pxi, rate.pxi
-      4 validate       body -> the messages in it, checked       _core/validate.pxi, judge.pxi
+      4 validate       body -> the messages in it, checked       _core/validate.pxi, judge.pxi, produce.pxi
       5 encode         one message -> its frame                  _core/encode.pxi, http_fields.pxi
       6 publish        slots in flight, one write per turn       _core/publish.pxi, link.pxi
       7 nats_ops       broker bytes -> ops                       _core/nats_ops.pxi
@@ -106,6 +106,8 @@ include "_core/link.pxi"
 include "_core/http_rules.pxi"
 include "_core/http_line.pxi"
 include "_core/http_life.pxi"
+include "_core/http_backlog.pxi"
+include "_core/produce.pxi"
 include "_core/admit.pxi"
 include "_core/http_request.pxi"
 
@@ -268,19 +270,21 @@ cdef class Ingress:
 
     def forget_user(self, str user) -> None:
         """Drop the cached credentials of a user that has changed, and end what it waits for."""
-        cdef BrokerLink link
-        self.forgets_count += 1
         self.tokens.forget(user)
-        for link in list(self.links):
-            link.drop_pulls(user)
+        self.note_forgotten(user)
 
     def forget_everyone(self) -> None:
         """Do so for everyone, because what credentials were checked with has changed."""
+        self.tokens.principals.clear()
+        self.note_forgotten(None)
+
+    cdef int note_forgotten(self, str user) except -1:
+        """What connections know is void, and what `user` (None for everyone) waits for ends."""
         cdef BrokerLink link
         self.forgets_count += 1
-        self.tokens.principals.clear()
         for link in list(self.links):
-            link.drop_pulls(None)
+            link.drop_pulls(user)
+        return 0
 
     def allow_anonymous(self, Principal principal, *, bint any_host=False) -> None:
         """Let every request without credentials act as `principal`, but for foreign web pages.
@@ -371,7 +375,7 @@ cdef class Ingress:
         self.now_ms = monotonic_ms()
         for link in list(self.links):
             link.sweep(self.now_ms)
-        self.sweep_waiting()
+        sweep_waiting(self)
         if self.held:
             pump_held(self)
         if self.now_ms >= self.next_connection_sweep_ms:
@@ -437,85 +441,11 @@ cdef class Ingress:
         finally:
             drop_buffer(&fields)
 
-    cdef int produce(self, Request request, Buffer* fields) except -1:
-        """Steps 4 to 6: validate, encode, publish; or wait for verdicts or for room."""
-        if self.link is None:
-            request.finish("broker-away", "the broker is away; nothing was stored")
-            return 0
-        if request.suffix is not None or request.query_bytes:
-            read_produce_options(request)
-        if request.message_id_bytes is not None and PyBytes_GET_SIZE(request.message_id_bytes) > MESSAGE_ID_BYTES_MAX:
-            raise ClientFault(
-                "bad-header",
-                f"message id of {len(request.message_id_bytes)} bytes exceeds {<int>MESSAGE_ID_BYTES_MAX}",
-            )
-        self.find_messages(request)
-        if request.state != REQUEST_SERVING:
-            return 0
-        if request.fields is not None:
-            return self.judge_kept(request)
-        judge(self, request, fields)
-        return self.send_judged(request, fields)
-
-    cdef int judge_kept(self, Request request) except -1:
-        """Go on with a request that had to wait; its header block is in its own keeping."""
-        cdef Buffer fields
-        fields.data = PyBytes_AS_STRING(request.fields)
-        fields.size = fields.capacity = <size_t>PyBytes_GET_SIZE(request.fields)
-        judge(self, request, &fields)
-        return self.send_judged(request, &fields)
-
-    cdef int send_judged(self, Request request, Buffer* fields) except -1:
-        """Publish what was judged good, once every verdict is in."""
-        cdef bint is_whole = (request.messages_judged == request.messages_count
-                              and request.verdicts_awaited == 0)
-        if request.state != REQUEST_SERVING:
-            return 0
-        if not is_whole:
-            if request.fields is None:
-                request.fields = copy_of(fields)
-            return 0
-        if self.link is None:
-            return request.settle_unsent(
-                "broker-away", "the connection to the broker was lost; nothing was sent"
-            )
-        if self.waiting.first is None and not self.held:
-            self.link.publish(request, fields)
-        if request.messages_sent < request.messages_count:
-            if request.fields is None:
-                request.fields = copy_of(fields)
-            self.wait_for_room(request)
-        if request.wants_no_wait and request.messages_sent == request.messages_count:
-            return request.finish_unwaited()
-        return 0
-
-    cdef int find_messages(self, Request request) except -1:
-        """The messages of the body; a batch is split, and nothing of a broken one is published."""
-        request.messages_count = 1
-        if request.action == ACTION_SINGLE:
-            return 0
-        if is_envelope_type(request.content_type):
-            raise ClientFault(
-                "media-type-unsupported", f"Content-Type {clip(request.content_type)} is not served"
-            )
-        split_body(request.body_bytes, is_lines_type(request.content_type), &request.spans)
-        request.messages_count = request.spans.size // sizeof(Span)
-        if request.messages_count > self.batch_messages_max:
-            raise ClientFault(
-                "body-too-large",
-                f"batch of {request.messages_count} messages exceeds {self.batch_messages_max}",
-            )
-        if request.wants_results:
-            request.results = [None] * request.messages_count
-        if request.messages_count == 0:
-            request.respond(200, STORED_BODY)
-        return 0
-
     def next_verdicts(self, Request request) -> None:
         """Judge on, in a turn of its own, where a large batch has left off."""
         if request.state == REQUEST_SERVING:
             try:
-                self.judge_kept(request)
+                judge_kept(self, request)
             except Exception as error:
                 self.report_defect("a request failed", error)
                 request.finish("internal", "internal error")
@@ -526,8 +456,7 @@ cdef class Ingress:
         request.verdicts_awaited -= 1
         if request.state != REQUEST_SERVING:
             return
-        fields.data = PyBytes_AS_STRING(request.fields)
-        fields.size = fields.capacity = <size_t>PyBytes_GET_SIZE(request.fields)
+        fields = borrow(request.fields)
         try:
             take_verdict(self, request, &fields, index, message, done.result())
         except Fault as fault:
@@ -535,48 +464,7 @@ cdef class Ingress:
         except Exception as error:
             self.report_defect("a validator failed", error)
             refuse_message(request, index, "internal", "internal error")
-        self.send_judged(request, &fields)
-
-    # --- waiting for free slots -------------------------------------------------------------
-
-    cdef int wait_for_room(self, Request request) except -1:
-        """Put the request behind those that wait; past the bound it is refused."""
-        if self.waiting.bytes_count + PyBytes_GET_SIZE(request.body_bytes) > self.waiting_bytes_max:
-            return request.settle_unsent(
-                "overloaded", f"more than {self.waiting_bytes_max} bytes wait for the broker"
-            )
-        return self.waiting.put(request, self.now_ms + self.waiting_ms_max)
-
-    cdef int pump_waiting(self) except -1:
-        """Publish for those that wait, oldest first, while there is room."""
-        cdef Request request
-        cdef Buffer fields
-        fields.capacity = 0
-        while (self.waiting.first is not None and self.link is not None and self.link.has_room()
-                and not self.held):
-            request = self.waiting.first
-            if request.state == REQUEST_GONE and request.messages_sent == 0:
-                # WHY: the client left before anything was sent; nobody was promised anything.
-                self.waiting.take()
-                continue
-            fields.data = PyBytes_AS_STRING(request.fields)
-            fields.size = <size_t>PyBytes_GET_SIZE(request.fields)
-            self.link.publish(request, &fields)
-            if request.messages_sent < request.messages_count:
-                return 0
-            self.waiting.take()
-            if request.wants_no_wait:
-                request.finish_unwaited()
-        return 0
-
-    cdef int sweep_waiting(self) except -1:
-        """Refuse those that have waited too long. The oldest stands first."""
-        while self.waiting.first is not None and self.waiting.first.waiting_until_ms <= self.now_ms:
-            self.waiting.take().settle_unsent(
-                "overloaded",
-                f"the broker had no room for {self.waiting_ms_max} ms; nothing was sent",
-            )
-        return 0
+        send_judged(self, request, &fields)
 
     def publish(self, Station station, bytes fields, bytes payload, on_done) -> None:
         """Store a message of the gateway's own: a dead letter.
@@ -588,9 +476,7 @@ cdef class Ingress:
             on_done: called once with whether it is stored.
         """
         cdef Request request = Request.__new__(Request)
-        cdef Buffer block
-        block.data = PyBytes_AS_STRING(fields)
-        block.size = block.capacity = <size_t>PyBytes_GET_SIZE(fields)
+        cdef Buffer block = borrow(fields)
         request.station = station
         request.action = ACTION_SINGLE
         request.state = REQUEST_SERVING
@@ -602,7 +488,7 @@ cdef class Ingress:
                 or PyBytes_GET_SIZE(payload) + overhead_of(request, &block) > self.link.payload_bytes_max):
             on_done(False)
             return
-        self.send_judged(request, &block)
+        send_judged(self, request, &block)
 
     # --- consuming --------------------------------------------------------------------------
 
@@ -674,7 +560,7 @@ cdef class Ingress:
         if now != self.tail_second:
             self.renew_tail(now)
         if self.waiting.first is not None:
-            self.pump_waiting()
+            pump_waiting(self)
         if self.link is not None:
             self.link.flush()
         self.dispatched_us = 0

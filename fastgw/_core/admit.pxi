@@ -269,18 +269,23 @@ cdef int inflate_body(Ingress ingress, Request request, Buffer* fields) except -
     return 0
 
 
+cdef int answer_failure(Ingress ingress, Request request, object error, str text) except -1:
+    """Answer with a fault that was raised; any other error is a defect, called `text` in the report."""
+    if isinstance(error, Fault):
+        request.fail(error)
+        return 0
+    ingress.report_defect(text, error)
+    return request.finish("internal", "internal error")
+
+
 cdef int take_inflated(Ingress ingress, Request request, object done) except -1:
     """Go on with a body that was inflated off the loop."""
     if request.state != REQUEST_SERVING:
         return 0
     try:
         request.body_bytes = done.result()
-    except Fault as fault:
-        request.fail(fault)
-        return 0
     except Exception as error:
-        ingress.report_defect("a body could not be inflated", error)
-        return request.finish("internal", "internal error")
+        return answer_failure(ingress, request, error, "a body could not be inflated")
     return serve(ingress, request, &ingress.no_fields)
 
 
@@ -296,21 +301,18 @@ cdef Py_ssize_t body_max_of(Ingress ingress, Request request):
 cdef int serve(Ingress ingress, Request request, Buffer* fields) except -1:
     """Hand an admitted request with its plain body to what its path asks for."""
     request.state = REQUEST_SERVING
-    try:
-        if request.action == ACTION_SINGLE or request.action == ACTION_BATCH:
-            ingress.produce(request, fields)
-        elif request.action == ACTION_CONSUME:
-            ingress.consume(request)
-        elif ingress.dispatched_us < DISPATCH_US_A_TURN and not ingress.dispatch_line:
+    if request.action == ACTION_OTHER:
+        if ingress.dispatched_us < DISPATCH_US_A_TURN and not ingress.dispatch_line:
             return dispatch_now(ingress, request)
+        ingress.dispatch_line.append(request)
+        return ingress.schedule_turn()
+    try:
+        if request.action == ACTION_CONSUME:
+            ingress.consume(request)
         else:
-            ingress.dispatch_line.append(request)
-            ingress.schedule_turn()
-    except Fault as fault:
-        request.fail(fault)
+            produce(ingress, request, fields)
     except Exception as error:
-        ingress.report_defect("a request failed", error)
-        request.finish("internal", "internal error")
+        answer_failure(ingress, request, error, "a request failed")
     return 0
 
 
@@ -319,11 +321,8 @@ cdef int dispatch_now(Ingress ingress, Request request) except -1:
     cdef uint64_t began_us = monotonic_us()
     try:
         ingress.dispatch(request)
-    except Fault as fault:
-        request.fail(fault)
     except Exception as error:
-        ingress.report_defect("a request failed", error)
-        request.finish("internal", "internal error")
+        answer_failure(ingress, request, error, "a request failed")
     ingress.dispatched_us += monotonic_us() - began_us
     return 0
 

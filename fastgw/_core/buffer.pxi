@@ -58,6 +58,14 @@ cdef inline bytes copy_of(Buffer* buffer):
     return PyBytes_FromStringAndSize(buffer.data, <Py_ssize_t>buffer.size)
 
 
+cdef inline Buffer borrow(bytes data) noexcept:
+    """`data` as a full buffer, to be read. DANGER: it lives no longer than `data`, and owns nothing."""
+    cdef Buffer view
+    view.data = PyBytes_AS_STRING(data)
+    view.size = view.capacity = <size_t>PyBytes_GET_SIZE(data)
+    return view
+
+
 cdef inline void drop_buffer(Buffer* buffer) noexcept:
     free(buffer.data)
     buffer.data = NULL

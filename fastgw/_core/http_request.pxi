@@ -109,7 +109,7 @@ cdef class HttpConnection:
             self.ingress.now_us = monotonic_us()
         self.ingress.row.add(COUNT_REQUEST_BYTES, <uint64_t>size)
         if self.backlog is not None:
-            self.keep_backlog(self.backlog + data)
+            keep_backlog(self, self.backlog + data)
             return
         if size <= SLICE_BYTES:
             self.feed_bytes(data, size)
@@ -117,7 +117,7 @@ cdef class HttpConnection:
         view = memoryview(data)
         while at < size and not self.is_stopped:
             if self.is_reading_paused:
-                self.keep_backlog(data[at:])
+                keep_backlog(self, data[at:])
                 return
             take = SLICE_BYTES
             if self.phase == PHASE_BODY and self.content_length - self.body_size > take:
@@ -140,7 +140,7 @@ cdef class HttpConnection:
         try:
             self.feed(data)
         except HttpParserUpgrade as upgrade:
-            return self.read_past_upgrade(data, upgrade.args[0])
+            return read_past_upgrade(self, data, upgrade.args[0])
         except HttpParserCallbackError as error:
             self.ingress.report_defect("a parser callback failed", error.__context__ or error)
             self.fault("internal", "internal error")
@@ -170,38 +170,6 @@ cdef class HttpConnection:
                 self.fault("bad-request-framing", "chunk extensions or trailers are too large")
         return 0
 
-    cdef int keep_backlog(self, bytes data) except -1:
-        """Keep what was read past the bound of pipelined requests, until some are answered."""
-        cdef Ingress ingress = self.ingress
-        self.drop_backlog()
-        if ingress.backlog_bytes + PyBytes_GET_SIZE(data) > BACKLOG_BYTES_MAX:
-            return self.fault("overloaded", "too many pipelined requests wait for their answers")
-        self.backlog = data
-        ingress.backlog_bytes += PyBytes_GET_SIZE(data)
-        return 0
-
-    cdef int drop_backlog(self) except -1:
-        if self.backlog is not None:
-            self.ingress.backlog_bytes -= PyBytes_GET_SIZE(self.backlog)
-            self.backlog = None
-        return 0
-
-    cdef int read_on(self) except -1:
-        """Enough is answered: parse what was kept, then read the socket again."""
-        cdef bytes data = self.backlog
-        self.is_reading_paused = False
-        if data is not None:
-            self.drop_backlog()
-            self.data_received(data)
-        if self.is_reading_paused or self.is_closed:
-            return 0
-        if self.is_half_closed:
-            if not self.is_stopped:
-                self.end_input()
-            return 0
-        self.transport.resume_reading()
-        return 0
-
     def eof_received(self) -> bool:
         """The client sends no more. Returns whether the connection stays open for answers."""
         if self.is_lingering or self.is_closed:
@@ -226,7 +194,7 @@ cdef class HttpConnection:
     def connection_lost(self, exc) -> None:
         self.is_closed = self.is_stopped = True
         self.ingress.connections.discard(self)
-        self.drop_backlog()
+        drop_backlog(self)
         if self.address is not None:
             self.ingress.visitors.leave(self.address)
             self.address = None
@@ -424,35 +392,6 @@ cdef class HttpConnection:
         self.stop_reading()
         return request.make_ready()
 
-    cdef int read_past_upgrade(self, object data, Py_ssize_t offset) except -1:
-        """Read the body of an upgrade request, which the parser has taken for another protocol.
-
-        SOURCE: RFC 9110 §7.8, a server may ignore Upgrade. A new parser is shown the framing alone.
-        """
-        if self.is_stopped or self.current is None or not self.has_upgrade:
-            if not self.is_stopped:
-                self.fault("method-not-allowed", "this kind of request is not served")
-            return 0
-        framing = b"POST / HTTP/1.1\r\nHost: x\r\n"
-        if self.transfer_coding is not None:
-            framing += b"Transfer-Encoding: chunked\r\n"
-        elif self.content_length >= 0:
-            framing += b"Content-Length: %d\r\n" % self.content_length
-        self.is_replaying = True
-        self.make_parser()
-        rest = memoryview(data)[offset:]
-        if self.transfer_coding is None and self.content_length <= 0:
-            self.on_message_complete()
-            self.is_replaying = False
-        else:
-            self.feed(framing + b"\r\n")
-            self.is_replaying = False
-            self.has_upgrade = False
-        self.feeding = None
-        if len(rest) and not self.is_stopped:
-            self.feed_bytes(rest, len(rest))
-        return 0
-
     # --- answers ----------------------------------------------------------------------------
 
     cdef inline int owe(self, Request request) except -1:
@@ -469,7 +408,7 @@ cdef class HttpConnection:
         self.is_stopped = True
         self.current = None
         self.assembly = None
-        self.drop_backlog()
+        drop_backlog(self)
         self.phase = PHASE_IDLE
         return 0
 
@@ -531,7 +470,7 @@ cdef class HttpConnection:
         if self.head is None and self.current is None:
             self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
         if self.is_reading_paused and self.owed_count * 2 <= self.ingress.pipelined_max:
-            self.read_on()
+            read_on(self)
         return 0
 
     cdef int write(self, Buffer* out) except -1:

@@ -130,3 +130,33 @@ cdef bint is_target_valid(Request request):
         return False
     authority = authority_of(rest)
     return authority != b"" and is_host_valid(authority)
+
+
+cdef int read_past_upgrade(HttpConnection conn, object data, Py_ssize_t offset) except -1:
+    """Read the body of an upgrade request, which the parser has taken for another protocol.
+
+    SOURCE: RFC 9110 §7.8, a server may ignore Upgrade. A new parser is shown the framing alone.
+    """
+    if conn.is_stopped or conn.current is None or not conn.has_upgrade:
+        if not conn.is_stopped:
+            conn.fault("method-not-allowed", "this kind of request is not served")
+        return 0
+    framing = b"POST / HTTP/1.1\r\nHost: x\r\n"
+    if conn.transfer_coding is not None:
+        framing += b"Transfer-Encoding: chunked\r\n"
+    elif conn.content_length >= 0:
+        framing += b"Content-Length: %d\r\n" % conn.content_length
+    conn.is_replaying = True
+    conn.make_parser()
+    rest = memoryview(data)[offset:]
+    if conn.transfer_coding is None and conn.content_length <= 0:
+        conn.on_message_complete()
+        conn.is_replaying = False
+    else:
+        conn.feed(framing + b"\r\n")
+        conn.is_replaying = False
+        conn.has_upgrade = False
+    conn.feeding = None
+    if len(rest) and not conn.is_stopped:
+        conn.feed_bytes(rest, len(rest))
+    return 0

@@ -470,11 +470,7 @@ cdef class BrokerLink:
                 order = slot.order
                 request = self.slots.give_back(slot, False)
                 if not hold(self.ingress, request, index, order, sent_ms):
-                    request.settle_fault(
-                        index, "outcome-unknown",
-                        "the connection to the broker was lost before it confirmed; "
-                        "the message may or may not be stored",
-                    )
+                    settle_unknown(request, index)
         for pull in list(self.pulls.values()):
             if pull.request.state != REQUEST_GONE:
                 pull.request.finish("broker-away", "the connection to the broker was lost")

@@ -19,12 +19,16 @@ cdef class Bucket:
         self.bytes_left = self.bytes_max = max(1.0, bytes_per_s * burst_s)
         self.refilled_ms = now_ms
 
-    cdef double take(self, uint64_t now_ms) noexcept:
-        """Take one request. Returns 0, or the ms until the next may come; nothing is taken then."""
+    cdef void refill(self, uint64_t now_ms) noexcept:
+        """Give what the time since the last look has earned."""
         cdef double passed = <double>(now_ms - self.refilled_ms) if now_ms > self.refilled_ms else 0
         self.refilled_ms = now_ms
         self.requests = min(self.requests_max, self.requests + passed * self.requests_per_ms)
         self.bytes_left = min(self.bytes_max, self.bytes_left + passed * self.bytes_per_ms)
+
+    cdef double take(self, uint64_t now_ms) noexcept:
+        """Take one request. Returns 0, or the ms until the next may come; nothing is taken then."""
+        self.refill(now_ms)
         if self.bytes_per_ms > 0 and self.bytes_left <= 0:
             return max(1.0, -self.bytes_left / self.bytes_per_ms)
         if self.requests_per_ms > 0:
@@ -40,9 +44,8 @@ cdef class Bucket:
 
     cdef bint is_full(self, uint64_t now_ms) noexcept:
         """Whether nothing was taken for so long that a new bucket would be the same."""
-        cdef double passed = <double>(now_ms - self.refilled_ms) if now_ms > self.refilled_ms else 0
-        return (self.requests + passed * self.requests_per_ms >= self.requests_max
-                and self.bytes_left + passed * self.bytes_per_ms >= self.bytes_max)
+        self.refill(now_ms)
+        return self.requests >= self.requests_max and self.bytes_left >= self.bytes_max
 
 
 @cython.final

@@ -38,9 +38,9 @@ cdef bint hold(
     return True
 
 
-cdef int give_up(Held held) except -1:
-    return held.request.settle_fault(
-        held.index, "outcome-unknown",
+cdef int settle_unknown(Request request, Py_ssize_t index) except -1:
+    return request.settle_fault(
+        index, "outcome-unknown",
         "the connection to the broker was lost before it confirmed; "
         "the message may or may not be stored",
     )
@@ -54,20 +54,18 @@ cdef int pump_held(Ingress ingress) except -1:
     cdef list kept = []
     cdef list waiting = ingress.held
     ingress.held = []
-    fields.capacity = 0
     for held in waiting:
         request = held.request
         window_ms = ingress.windows_ms.get(request.station.stream)
         if (ingress.now_ms >= held.until_ms or request.state == REQUEST_GONE
                 or (ingress.link is not None and ingress.now_ms >= ingress.replay_until_ms)):
-            give_up(held)
+            settle_unknown(request, held.index)
         elif window_ms is None or ingress.link is None or not ingress.link.has_room():
             kept.append(held)
         elif ingress.now_ms - held.sent_ms + REPLAY_MARGIN_MS >= <uint64_t>window_ms:
-            give_up(held)
+            settle_unknown(request, held.index)
         else:
-            fields.data = PyBytes_AS_STRING(request.fields)
-            fields.size = <size_t>PyBytes_GET_SIZE(request.fields)
+            fields = borrow(request.fields)
             ingress.row.add(COUNT_REPLAYS, 1)
             ingress.link.publish(request, &fields, held.index)
     ingress.held = kept + ingress.held
