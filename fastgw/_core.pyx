@@ -81,6 +81,7 @@ cdef class HttpConnection
 cdef class BrokerLink
 cdef class Request
 cdef class Pull
+cdef class Group
 
 include "_core/limits.pxi"
 include "_core/ascii.pxi"
@@ -96,6 +97,7 @@ include "_core/publish.pxi"
 include "_core/nats_ops.pxi"
 include "_core/ack.pxi"
 include "_core/request.pxi"
+include "_core/budget.pxi"
 include "_core/http_fields.pxi"
 include "_core/avro.pxi"
 include "_core/options.pxi"
@@ -103,6 +105,8 @@ include "_core/judge.pxi"
 include "_core/replay.pxi"
 include "_core/consume.pxi"
 include "_core/link.pxi"
+include "_core/group.pxi"
+include "_core/denied.pxi"
 include "_core/http_rules.pxi"
 include "_core/http_line.pxi"
 include "_core/http_life.pxi"
@@ -154,6 +158,9 @@ cdef class Ingress:
     cdef uint64_t dispatched_us      # what handlers have had of this turn
     cdef int64_t backlog_bytes
     cdef WaitingLine waiting
+    cdef dict groups                 # by stream, of stations whose messages go out in batches
+    cdef object starved              # connections with a body half read and no room for its rest
+    cdef int64_t waiting_bytes, unread_bytes
     cdef Buffer scratch, no_fields
     cdef bytes answer_tail, cors_head, preflight_head
     cdef frozenset cors_origins
@@ -167,7 +174,7 @@ cdef class Ingress:
     cdef int headers_count_max, publishes_in_flight_max, pipelined_max, connections_max
     cdef uint64_t head_timeout_ms, idle_timeout_ms, body_timeout_ms, ack_timeout_ms, waiting_ms_max
     cdef uint64_t body_rate_bytes_min, body_rate_grace_ms
-    cdef int64_t waiting_bytes_max, consume_bytes_max
+    cdef int64_t waiting_bytes_max, unread_bytes_max, publishes_in_flight_bytes_max, consume_bytes_max
     # Counters, for monitoring.
     cdef readonly uint64_t requests_count, faults_count, defects_count
 
@@ -190,7 +197,9 @@ cdef class Ingress:
         self.tokens = TokenCache(tokens_max)
         self.connections = set()
         self.links = set()
-        self.waiting = WaitingLine()
+        self.waiting = WaitingLine(self)
+        self.groups = {}
+        self.starved = deque()
         self.dirty = []
         self.dispatch_line = deque()
         self.copy_limits(limits)
@@ -226,6 +235,8 @@ cdef class Ingress:
         self.ack_timeout_ms = limits.ack_timeout_ms
         self.waiting_ms_max = limits.waiting_ms_max
         self.waiting_bytes_max = limits.waiting_bytes_max
+        self.unread_bytes_max = limits.unread_bytes_max
+        self.publishes_in_flight_bytes_max = limits.publishes_in_flight_bytes_max
         self.consume_bytes_max = limits.consume_bytes_max
         self.body_rate_bytes_min = limits.body_rate_bytes_min
         self.body_rate_grace_ms = limits.body_rate_grace_ms
@@ -351,22 +362,29 @@ cdef class Ingress:
             "defects": self.defects_count,
             "connections": len(self.connections),
             "in_flight": 0 if self.link is None else self.link.slots.in_flight(),
-            "waiting_bytes": self.waiting.bytes_count,
+            "waiting_bytes": self.waiting_bytes,
+            "unread_bytes": self.unread_bytes,
             "tokens_cached": len(self.tokens.principals),
         }
 
-    def refresh_gauges(self) -> None:
-        """Set the gauges of the board to what is now."""
+    def refresh_gauges(self, *, bint is_exhausted=False) -> None:
+        """Set the gauges of the board to what is now.
+
+        Args:
+            is_exhausted: whether this process can open no more files.
+        """
         cdef BrokerLink link
         cdef uint64_t in_flight = 0
         for link in self.links:
             in_flight += <uint64_t>link.slots.in_flight()
         self.row.set_gauge(0, <uint64_t>len(self.connections))
         self.row.set_gauge(1, in_flight)
-        self.row.set_gauge(2, <uint64_t>self.waiting.bytes_count)
+        self.row.set_gauge(2, <uint64_t>self.waiting_bytes)
         self.row.set_gauge(3, <uint64_t>len(self.tokens.principals))
         self.row.set_gauge(4, self.link is not None)
         self.row.set_gauge(5, self.is_draining)
+        self.row.set_gauge(6, <uint64_t>self.unread_bytes)
+        self.row.set_gauge(7, is_exhausted)
 
     def sweep(self) -> None:
         """Act on every deadline that has passed; called about ten times a second."""
@@ -375,7 +393,12 @@ cdef class Ingress:
         self.now_ms = monotonic_ms()
         for link in list(self.links):
             link.sweep(self.now_ms)
-        sweep_waiting(self)
+        sweep_line(self, self.waiting)
+        for group in list(self.groups.values()):
+            sweep_line(self, (<Group>group).line)
+        if self.starved:
+            sweep_starved(self)
+            pump_starved(self)
         if self.held:
             pump_held(self)
         if self.now_ms >= self.next_connection_sweep_ms:
@@ -405,7 +428,7 @@ cdef class Ingress:
             self.waiting.take().settle_unsent(
                 "broker-away", "the connection to the broker was lost; nothing was sent"
             )
-        return 0
+        return drop_groups(self)
 
     # --- one request ------------------------------------------------------------------------
 
@@ -520,6 +543,10 @@ cdef class Ingress:
         if len(self.link.pulls) >= PULLS_MAX:
             request.finish("overloaded", f"more than {<int>PULLS_MAX} consumers wait for messages")
             return
+        if self.unread_bytes > self.unread_bytes_max:
+            request.finish(
+                "overloaded", f"more than {self.unread_bytes_max} bytes of answers are not read")
+            return
         pull = Pull.__new__(Pull)
         pull.request = request
         pull.batch = batch
@@ -561,8 +588,12 @@ cdef class Ingress:
             self.renew_tail(now)
         if self.waiting.first is not None:
             pump_waiting(self)
+        if self.groups:
+            pump_groups(self)
         if self.link is not None:
             self.link.flush()
+        if self.starved:
+            pump_starved(self)
         self.dispatched_us = 0
         if self.dispatch_line:
             pump_dispatch(self)

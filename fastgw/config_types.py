@@ -296,8 +296,12 @@ class LimitsConfig(Table, frozen=True, kw_only=True):
     body_rate_grace_ms: Annotated[int, _range(100, 600_000)] = 5_000
     ack_timeout_ms: Annotated[int, _range(10, 600_000)] = 5_000
     publishes_in_flight_max: Annotated[int, _range(1, 65_536)] = 500
-    # Request bodies held while they wait for the broker, over all connections of a worker.
+    # Payloads that the broker has not confirmed; the next ones wait.
+    publishes_in_flight_bytes_max: Annotated[int, _range(64 * KIB, 64 * 1024 * MIB)] = 64 * MIB
+    # Bodies that wait for their rest, a verdict or the broker, over all connections of a worker.
     waiting_bytes_max: Annotated[int, _range(64 * KIB, 64 * 1024 * MIB)] = 64 * MIB
+    # Answers that clients do not read, over all connections of a worker; then nobody consumes.
+    unread_bytes_max: Annotated[int, _range(64 * KIB, 64 * 1024 * MIB)] = 64 * MIB
     waiting_ms_max: Annotated[int, _range(1, 600_000)] = 5_000
     pipelined_max: Annotated[int, _range(1, 10_000)] = 64
     connections_max: Annotated[int, _range(1, 1_000_000)] = 20_000

@@ -12,6 +12,7 @@ class PubError(msgspec.Struct):
 class PubAck(msgspec.Struct):
     stream: str = ""
     seq: int = 0
+    count: int = 0                   # messages of an atomic batch; 0 for a single one
     duplicate: bool = False
     error: PubError | None = None
 

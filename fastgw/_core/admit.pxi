@@ -190,7 +190,7 @@ cdef int check_permission(Request request, Principal principal) except -1:
 
 cdef int take_identity(Ingress ingress, Request request, object done, object forgets_count) except -1:
     """Go on after an identity check off the loop; see `Ingress.on_identified`."""
-    if request.state == REQUEST_GONE:
+    if request.state != REQUEST_IDENTIFYING:
         return 0
     request.state = REQUEST_READING
     try:
@@ -220,6 +220,8 @@ cdef int proceed(Ingress ingress, Request request, Buffer* fields) except -1:
         return request.make_ready()
     if request.state == REQUEST_IDENTIFYING:
         request.fields = copy_of(fields)
+        if not has_room_to_wait(ingress, request):
+            return refuse_crowded(ingress, request)
         return 0
     if (request.identity is not None and request.identity.bucket is not None
             and not request.is_charged):
@@ -266,6 +268,8 @@ cdef int inflate_body(Ingress ingress, Request request, Buffer* fields) except -
     request.state = REQUEST_SERVING
     task = ensure_future(found)
     task.add_done_callback(lambda done: ingress.on_inflated(request, done))
+    if not has_room_to_wait(ingress, request):
+        return refuse_crowded(ingress, request)
     return 0
 
 
@@ -302,6 +306,8 @@ cdef int serve(Ingress ingress, Request request, Buffer* fields) except -1:
     """Hand an admitted request with its plain body to what its path asks for."""
     request.state = REQUEST_SERVING
     if request.action == ACTION_OTHER:
+        if not has_room_to_wait(ingress, request):
+            return refuse_crowded(ingress, request)
         if ingress.dispatched_us < DISPATCH_US_A_TURN and not ingress.dispatch_line:
             return dispatch_now(ingress, request)
         ingress.dispatch_line.append(request)

@@ -11,7 +11,7 @@ cdef class Pull:
     cdef Request request
     cdef BrokerLink link
     cdef int64_t sid
-    cdef bytes inbox
+    cdef bytes inbox, subject
     cdef int messages_count, batch
     cdef bint wants_metadata
     cdef Buffer json
@@ -24,9 +24,16 @@ cdef class Pull:
         drop_buffer(&self.ack_subjects)
 
     cdef int deliver(self, Op* op, const char* data) except -1:
-        """Add one delivered message to the answer."""
+        """Add one delivered message to the answer; of a client that has left only keep the ack's subject."""
         cdef Buffer* json = &self.json
-        put(json, b",", 1) if self.messages_count else put(json, b"[", 1)
+        cdef int64_t size = <int64_t>json.size
+        put(&self.ack_subjects, op.reply_borrowed, <size_t>op.reply_size)
+        put(&self.ack_subjects, b"\n", 1)
+        self.messages_count += 1
+        self.link.ingress.row.add(COUNT_DELIVERIES, 1)
+        if self.request.state == REQUEST_GONE:
+            return 0
+        put(json, b",", 1) if size else put(json, b"[", 1)
         put(json, b'{"message":', 11)
         put_message_text(json, data + op.header_size, op.total_size - op.header_size)
         put(json, b',"headers":{', 12)
@@ -38,10 +45,9 @@ cdef class Pull:
                 op.subject_borrowed[:op.subject_size], op.reply_borrowed[:op.reply_size]
             ))
         put(json, b"}", 1)
-        put(&self.ack_subjects, op.reply_borrowed, <size_t>op.reply_size)
-        put(&self.ack_subjects, b"\n", 1)
-        self.messages_count += 1
-        self.link.ingress.row.add(COUNT_DELIVERIES, 1)
+        size = <int64_t>json.size - size
+        self.request.answer_bytes += size
+        self.link.ingress.unread_bytes += size
         return 0
 
     cdef int answer(self) except -1:
@@ -181,12 +187,19 @@ cdef inline bint is_same_name(HeaderLine* a, HeaderLine* b) noexcept nogil:
         a.name_borrowed, b.name_borrowed, <size_t>a.name_size) == 0
 
 
+cdef inline bint is_batch_field(HeaderLine* line) noexcept nogil:
+    """Whether it tells how the message came into the stream, which is nobody's business."""
+    return line.name_size > 11 and memcmp(line.name_borrowed, b"Nats-Batch-", 11) == 0
+
+
 cdef int put_many_header_members(Buffer* json, const char* first, const char* end) except -1:
     """Append the headers of a long block; see `put_header_members`."""
     cdef dict values = {}
     cdef HeaderLine line
     cdef bint is_first = True
     while next_header(&first, end, &line):
+        if is_batch_field(&line):
+            continue
         name = line.name_borrowed[:line.name_size]
         values.setdefault(name, []).append(line.value_borrowed[:line.value_size])
     for name, found in values.items():
@@ -218,7 +231,7 @@ cdef int put_header_members(Buffer* json, const char* block, Py_ssize_t size) ex
         # WHY: comparing each name with each costs the square of their number.
         return put_many_header_members(json, at, end)
     while next_header(&at, end, &line):
-        was_seen = False
+        was_seen = is_batch_field(&line)
         other_at = first + 1
         while next_header(&other_at, end, &other) and other.name_borrowed < line.name_borrowed:
             if is_same_name(&line, &other):

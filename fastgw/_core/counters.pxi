@@ -39,7 +39,8 @@ cdef tuple PLAIN_COUNTERS = (
 )
 cdef tuple GAUGES = (
     "fastgw_connections", "fastgw_publishes_in_flight", "fastgw_waiting_bytes", "fastgw_tokens_cached",
-    "fastgw_broker_live", "fastgw_draining",
+    "fastgw_broker_live", "fastgw_draining", "fastgw_unread_bytes",
+    "fastgw_descriptors_exhausted",
 )
 
 cdef enum Counter:

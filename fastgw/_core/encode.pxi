@@ -41,8 +41,8 @@ cdef inline void put_header_block(Buffer* out, Frame* frame) noexcept nogil:
     put_reserved(out, b"\r\n", 2)
 
 
-cdef inline int put_frame(Buffer* out, Frame* frame, bytes reply_prefix, uint32_t number) except -1:
-    """Append the frame of one publish whose PubAck comes to `reply_prefix` + `number`."""
+cdef inline int put_frame(Buffer* out, Frame* frame, bytes reply_prefix, int64_t number) except -1:
+    """Append the frame of one publish whose PubAck comes to `reply_prefix` + `number`; none for -1."""
     cdef Py_ssize_t block = header_block_size(frame)
     cdef Py_ssize_t prefix_size = PyBytes_GET_SIZE(reply_prefix)
     cdef char* at
@@ -51,10 +51,12 @@ cdef inline int put_frame(Buffer* out, Frame* frame, bytes reply_prefix, uint32_
         put_reserved(out, frame.hpub_borrowed, <size_t>frame.hpub_size)
     else:
         put_reserved(out, frame.pub_borrowed, <size_t>frame.pub_size)
-    put_reserved(out, PyBytes_AS_STRING(reply_prefix), <size_t>prefix_size)
-    at = write_decimal(end_of(out), number)
-    at[0] = 32
-    at += 1
+    at = end_of(out)
+    if number >= 0:
+        put_reserved(out, PyBytes_AS_STRING(reply_prefix), <size_t>prefix_size)
+        at = write_decimal(end_of(out), <uint64_t>number)
+        at[0] = 32
+        at += 1
     if block:
         at = write_decimal(at, <uint64_t>block)
         at[0] = 32

@@ -1,4 +1,5 @@
-# What a client has pipelined past the bound: read, kept unparsed, taken up as its answers go out.
+# What was read and may not be parsed yet: requests pipelined past the bound, taken up as answers go
+# out, and the rest of a body that has no room.
 #
 # One read may bring thousands of tiny requests; parsing them all would give one connection the turn
 # of all others. What is kept counts over all connections of a worker.
@@ -15,7 +16,8 @@ cdef int keep_backlog(HttpConnection conn, bytes data) except -1:
     cdef Ingress ingress = conn.ingress
     drop_backlog(conn)
     if ingress.backlog_bytes + PyBytes_GET_SIZE(data) > BACKLOG_BYTES_MAX:
-        return conn.fault("overloaded", "too many pipelined requests wait for their answers")
+        return conn.fault(
+            "overloaded", f"more than {<int>BACKLOG_BYTES_MAX} bytes of requests wait to be read")
     conn.backlog = data
     ingress.backlog_bytes += PyBytes_GET_SIZE(data)
     return 0

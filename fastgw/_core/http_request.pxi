@@ -42,6 +42,9 @@ cdef class HttpConnection:
     cdef bytes head_end
     cdef Buffer fields
     cdef bytearray assembly
+    cdef bint is_starved             # a body is half read, and there is no room for its rest
+    cdef uint64_t starved_until_ms
+    cdef int64_t unread_bytes        # what the transport holds of our answers
     cdef bytes backlog               # read, and not parsed before earlier requests are answered
     # The connection.
     cdef bint is_stopped             # no further request is read
@@ -153,6 +156,10 @@ cdef class HttpConnection:
             return 0
         if self.phase == PHASE_HEAD:
             keep_line(self, data)
+        elif self.phase == PHASE_BODY:
+            keep_arrived(self)
+            if self.is_stopped:
+                return 0
         if self.current is not request_before:
             return 0
         if self.phase == PHASE_HEAD:
@@ -195,6 +202,8 @@ cdef class HttpConnection:
         self.is_closed = self.is_stopped = True
         self.ingress.connections.discard(self)
         drop_backlog(self)
+        self.ingress.unread_bytes -= self.unread_bytes
+        self.unread_bytes = 0
         if self.address is not None:
             self.ingress.visitors.leave(self.address)
             self.address = None
@@ -204,6 +213,7 @@ cdef class HttpConnection:
             next_request = request.next
             request.next = None
             request.state = REQUEST_GONE
+            release(self.ingress, request)
             if request.pull is not None:
                 # WHY: the answer was never written; the group gets the messages at once.
                 request.pull.acknowledge(b"-NAK")
@@ -222,9 +232,13 @@ cdef class HttpConnection:
         # it sends meanwhile.
         self.is_paused = True
         self.paused_until_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
+        self.unread_bytes = self.transport.get_write_buffer_size()
+        self.ingress.unread_bytes += self.unread_bytes
 
     def resume_writing(self) -> None:
         self.is_paused = False
+        self.ingress.unread_bytes -= self.unread_bytes
+        self.unread_bytes = 0
         self.mark_dirty()
 
     # --- httptools callbacks ----------------------------------------------------------------
@@ -457,6 +471,8 @@ cdef class HttpConnection:
             put_answer(out, request, self.ingress.answer_tail, closes)
             count_answer(self.ingress.row, request, self.ingress.now_us)
             request.state = REQUEST_GONE
+            if request.charged_bytes or request.answer_bytes:
+                release(self.ingress, request)
             self.ingress.after_answer(request)
         if self.head is not None and self.head.owes_continue and not closes:
             self.head.owes_continue = False
@@ -469,7 +485,8 @@ cdef class HttpConnection:
             return self.close_after_answers()
         if self.head is None and self.current is None:
             self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
-        if self.is_reading_paused and self.owed_count * 2 <= self.ingress.pipelined_max:
+        if (self.is_reading_paused and not self.is_starved
+                and self.owed_count * 2 <= self.ingress.pipelined_max):
             read_on(self)
         return 0
 

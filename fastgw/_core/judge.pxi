@@ -8,6 +8,8 @@ cdef inline Py_ssize_t overhead_of(Request request, Buffer* fields) noexcept:
     cdef Py_ssize_t size = <Py_ssize_t>fields.size + 64
     if request.message_id_bytes is not None:
         size += PyBytes_GET_SIZE(request.message_id_bytes)
+    if request.station.ack_fsync:
+        size += GROUP_FIELDS_BYTES_MAX
     return size
 
 

@@ -8,6 +8,58 @@ cdef enum:
     ACK_SID = 1
 
 
+cdef tuple publish_lines(Request request):
+    """How an HPUB and a PUB to the request's subject begin."""
+    if request.subject is None:
+        return request.station.hpub, request.station.pub
+    return b"HPUB " + request.subject + b" ", b"PUB " + request.subject + b" "
+
+
+cdef inline void fill_frame(Frame* frame, Request request, Buffer* fields, bytes hpub, bytes pub) noexcept:
+    """Point a frame at what all messages of a request share. DANGER: it borrows all of it."""
+    frame.hpub_borrowed = PyBytes_AS_STRING(hpub)
+    frame.hpub_size = PyBytes_GET_SIZE(hpub)
+    frame.pub_borrowed = PyBytes_AS_STRING(pub)
+    frame.pub_size = PyBytes_GET_SIZE(pub)
+    frame.fields_borrowed = fields.data
+    frame.fields_size = <Py_ssize_t>fields.size
+    frame.id_borrowed = NULL
+    frame.id_size = 0
+    if request.message_id_bytes is not None:
+        frame.id_borrowed = PyBytes_AS_STRING(request.message_id_bytes)
+        frame.id_size = PyBytes_GET_SIZE(request.message_id_bytes)
+
+
+cdef inline bint point_frame(Frame* frame, Request request, Py_ssize_t index) except -1:
+    """Point a frame at message `index`. Returns whether there is one: it may have been refused."""
+    cdef bytes other
+    cdef Span span = request.span(index)
+    if span.size < 0:
+        return False
+    frame.id_index = index if request.action == ACTION_BATCH else -1
+    frame.payload_borrowed = PyBytes_AS_STRING(request.body_bytes) + span.start
+    frame.payload_size = span.size
+    if request.replaced is not None and index in request.replaced:
+        other = request.replaced[index]
+        frame.payload_borrowed = PyBytes_AS_STRING(other)
+        frame.payload_size = PyBytes_GET_SIZE(other)
+    return True
+
+
+cdef int name_stream(Request request, bytes stream, uint64_t sequence) except -1:
+    """Another stream captures the subject: the answer names the one that stored it."""
+    cdef Request member
+    if request.members is not None:
+        sequence -= <uint64_t>len(request.members)
+        for member, _ in request.members:
+            sequence += 1
+            name_stream(member, stream, sequence)
+    elif request.action == ACTION_SINGLE:
+        request.answer = stored_head(stream) + b"%d\r\n" % sequence
+        request.answer_body = STORED_BODY
+    return 0
+
+
 @cython.final
 cdef class BrokerLink:
     """One connection to the broker; made by `Ingress.make_link`.
@@ -26,6 +78,8 @@ cdef class BrokerLink:
     cdef readonly bint is_live
     cdef int fd
     cdef bint is_retired, is_paused, is_lost
+    cdef uint64_t pings_count, pongs_count
+    cdef list denials                # refusals that no request could be told yet
     cdef Slots slots
     cdef Buffer out
     cdef Buffer inbox                # the start of an op that is not whole yet
@@ -44,6 +98,7 @@ cdef class BrokerLink:
         self.reply_prefix = b"_INBOX.%s." % token_urlsafe(12).replace("-", "x").replace("_", "y").encode()
         self.payload_bytes_max = 1048576
         self.pulls = {}
+        self.denials = []
         self.free_sids = []
         self.next_sid = ACK_SID + 1
 
@@ -94,16 +149,21 @@ cdef class BrokerLink:
         if not self.is_lost:
             self.transport.write(data)
 
+    @property
+    def subscribe_line(self) -> bytes:
+        """What has the broker send acks to this link; it belongs into the handshake."""
+        return b"SUB %s* %d\r\n" % (self.reply_prefix, <int>ACK_SID)
+
     def ping(self) -> None:
         """Ask for a PONG; `pings_out` counts those that have not come."""
         self.pings_out += 1
+        self.pings_count += 1
         put(&self.out, b"PING\r\n", 6)
         self.ingress.schedule_turn()
 
     def go_live(self, dict info) -> None:
         """Take publishes from now on. `info` is the broker's INFO."""
         self.payload_bytes_max = info.get("max_payload", self.payload_bytes_max)
-        put_object(&self.out, b"SUB %s* %d\r\n" % (self.reply_prefix, <int>ACK_SID))
         self.is_live = True
         self.ingress.row.add(COUNT_LINKS, 1)
         self.ingress.take_link(self)
@@ -132,7 +192,8 @@ cdef class BrokerLink:
     # --- writing ----------------------------------------------------------------------------
 
     cdef inline bint has_room(self) noexcept:
-        return self.slots.free_count > 0 and self.out.size < BROKER_OUT_BYTES_MAX
+        return (self.slots.free_count > 0 and self.out.size < BROKER_OUT_BYTES_MAX
+                and self.slots.bytes_count < self.ingress.publishes_in_flight_bytes_max)
 
     cdef int publish(self, Request request, Buffer* fields, Py_ssize_t again=-1) except -1:
         """Send messages of `request` while there is room; `fields` holds its header block.
@@ -144,46 +205,25 @@ cdef class BrokerLink:
         cdef Station station = request.station
         cdef Frame frame
         cdef Slot* slot
-        cdef Span span
-        cdef bytes other
-        cdef const char* body = PyBytes_AS_STRING(request.body_bytes)
         cdef bytes hpub = station.hpub
         cdef bytes pub = station.pub
         cdef uint64_t deadline_ms = self.ingress.now_ms + self.ingress.ack_timeout_ms
         if request.subject is not None:
-            hpub = b"HPUB " + request.subject + b" "
-            pub = b"PUB " + request.subject + b" "
-        frame.hpub_borrowed = PyBytes_AS_STRING(hpub)
-        frame.hpub_size = PyBytes_GET_SIZE(hpub)
-        frame.pub_borrowed = PyBytes_AS_STRING(pub)
-        frame.pub_size = PyBytes_GET_SIZE(pub)
-        frame.fields_borrowed = fields.data
-        frame.fields_size = <Py_ssize_t>fields.size
-        frame.id_borrowed = NULL
-        frame.id_size = 0
-        if request.message_id_bytes is not None:
-            frame.id_borrowed = PyBytes_AS_STRING(request.message_id_bytes)
-            frame.id_size = PyBytes_GET_SIZE(request.message_id_bytes)
-            if request.fields is None:
-                # WHY: it may have to be sent again, when the connection's own buffer is long reused.
-                request.fields = copy_of(fields)
+            hpub, pub = publish_lines(request)
+        fill_frame(&frame, request, fields, hpub, pub)
+        if request.message_id_bytes is not None and request.fields is None:
+            # WHY: it may have to be sent again, when the connection's own buffer is long reused.
+            request.fields = copy_of(fields)
         while (again >= 0 or request.messages_sent < request.messages_count) and self.has_room():
             index = again if again >= 0 else request.messages_sent
             if again < 0:
                 request.messages_sent += 1
-            span = request.span(index)
-            frame.id_index = index if request.action == ACTION_BATCH else -1
-            frame.payload_borrowed = body + span.start
-            frame.payload_size = span.size
-            if span.size < 0:
+            if not point_frame(&frame, request, index):
                 # A message that validation refused has its answer already.
                 continue
-            if request.replaced is not None and index in request.replaced:
-                other = request.replaced[index]
-                frame.payload_borrowed = PyBytes_AS_STRING(other)
-                frame.payload_size = PyBytes_GET_SIZE(other)
             slot = self.slots.take(request, index, deadline_ms)
             slot.sent_us = self.ingress.now_us
+            self.slots.weigh(slot, frame.payload_size)
             self.ingress.row.add(COUNT_PUBLISHES, 1)
             self.ingress.row.add(COUNT_PUBLISH_BYTES, <uint64_t>frame.payload_size)
             put_frame(&self.out, &frame, self.reply_prefix, slot.number)
@@ -221,14 +261,16 @@ cdef class BrokerLink:
             consumed = self.read_ops(PyBytes_AS_STRING(data), size)
             if consumed < size:
                 put(&self.inbox, PyBytes_AS_STRING(data) + consumed, <size_t>(size - consumed))
-            return
-        put(&self.inbox, PyBytes_AS_STRING(data), <size_t>size)
-        if self.inbox.size < self.needed:
-            return
-        consumed = self.read_ops(self.inbox.data, <Py_ssize_t>self.inbox.size)
-        self.inbox.size -= <size_t>consumed
-        memmove(self.inbox.data, self.inbox.data + consumed, self.inbox.size)
-        shrink_buffer(&self.inbox, 65536)
+        else:
+            put(&self.inbox, PyBytes_AS_STRING(data), <size_t>size)
+            if self.inbox.size < self.needed:
+                return
+            consumed = self.read_ops(self.inbox.data, <Py_ssize_t>self.inbox.size)
+            self.inbox.size -= <size_t>consumed
+            memmove(self.inbox.data, self.inbox.data + consumed, self.inbox.size)
+            shrink_buffer(&self.inbox, 65536)
+        if self.denials:
+            resolve_denials(self)
 
     cdef Py_ssize_t read_ops(self, const char* data, Py_ssize_t size) except -1:
         """Act on every whole op. Returns the bytes consumed; sets `needed` for the rest."""
@@ -270,6 +312,9 @@ cdef class BrokerLink:
             self.ingress.schedule_turn()
         elif op.kind == OP_PONG:
             self.pings_out = 0
+            if self.is_live or self.is_retired:
+                # The handshake's own is not one that `ping` has asked for.
+                self.pongs_count += 1
             if self.on_pong is not None:
                 self.on_pong()
         elif op.kind == OP_INFO:
@@ -277,26 +322,10 @@ cdef class BrokerLink:
                 self.on_info(op.text_borrowed[:op.text_size].strip())
         elif op.kind == OP_ERROR:
             text = op.text_borrowed[:op.text_size].decode("utf-8", "replace").strip().strip("'")
-            if not self.settle_refused_permission(text) and self.on_error is not None:
-                self.on_error(text)
+            if not take_denial(self, text) and self.on_error is not None:
+                # WHY: whoever knows the inbox could answer for the broker.
+                self.on_error(text.replace(self.reply_prefix.decode(), "_INBOX.(ours)."))
         return 0
-
-    cdef bint settle_refused_permission(self, str text) except -1:
-        """Answer the publish that a permission error speaks of. Returns whether there was one."""
-        cdef Slot* slot
-        cdef Request request
-        cdef Py_ssize_t index
-        prefix = 'Permissions Violation for Publish to "'
-        if not text.startswith(prefix):
-            return False
-        subject = text[len(prefix):].split('"', 1)[0].encode()
-        slot = self.slots.find_oldest(subject)
-        if slot == NULL:
-            return False
-        index = slot.index
-        request = self.slots.give_back(slot, False)
-        request.settle_fault(index, "forbidden", "the broker forbids the gateway this subject")
-        return True
 
     cdef int on_delivery(self, Op* op, const char* data) except -1:
         cdef Pull pull
@@ -316,6 +345,9 @@ cdef class BrokerLink:
         pull.deliver(op, data)
         if pull.messages_count >= pull.batch:
             self.end_pull(pull, 200, b"")
+        elif self.ingress.unread_bytes > self.ingress.unread_bytes_max:
+            # WHY: answers may not grow without bound; what has come is a batch, too.
+            self.retire_pull(pull)
         return 0
 
     cdef int on_ack(self, Op* op, const char* data) except -1:
@@ -360,13 +392,13 @@ cdef class BrokerLink:
             fault = ack_fault(ack.error)
             return request.settle_fault(index, fault.kind.word, fault.text)
         stream = ack.stream.encode()
+        if request.members is not None:
+            request.messages_stored = ack.count or 1
         if not stream or ack.seq == 0 or not ack.stream.isprintable():
             self.ingress.report_defect("an ack names no stream or no sequence", None)
             return request.settle_fault(index, "outcome-unknown", "the broker's answer is not understood")
-        if ack.stream != request.station.stream and request.action == ACTION_SINGLE:
-            # Another stream captures the subject: the answer names the one that stored it.
-            request.answer = stored_head(stream) + b"%d\r\n" % ack.seq
-            request.answer_body = STORED_BODY
+        if ack.stream != request.station.stream:
+            name_stream(request, stream, ack.seq)
         self.ingress.row.add(COUNT_DUPLICATES if ack.duplicate else COUNT_STORED, 1)
         return request.settle_stored(index, ack.seq, ack.duplicate)
 
@@ -375,6 +407,7 @@ cdef class BrokerLink:
     cdef int start_pull(self, Pull pull, bytes subject, uint64_t wait_ms, int64_t bytes_max) except -1:
         """Ask the broker for messages; they come to a subscription of the pull's own."""
         cdef bytes demand
+        pull.subject = subject
         if self.free_sids:
             pull.sid = self.free_sids.pop()
         else:
@@ -409,10 +442,13 @@ cdef class BrokerLink:
 
     cdef int retire_pull(self, Pull pull) except -1:
         """Answer with what came by the deadline; the subscription may still get messages, so it goes."""
+        self.drop_pull(pull)
+        return pull.answer()
+
+    cdef int drop_pull(self, Pull pull) except -1:
         del self.pulls[pull.sid]
         put_object(&self.out, b"UNSUB %d\r\n" % pull.sid)
-        self.ingress.schedule_turn()
-        return pull.answer()
+        return self.ingress.schedule_turn()
 
     cdef int drop_pulls(self, str user) except -1:
         """End the pulls of a user, or of all for None: a right that has ended ends waiting, too.
@@ -423,8 +459,7 @@ cdef class BrokerLink:
         for pull in list(self.pulls.values()):
             if user is not None and pull.request.identity.user != user:
                 continue
-            del self.pulls[pull.sid]
-            put_object(&self.out, b"UNSUB %d\r\n" % pull.sid)
+            self.drop_pull(pull)
             pull.acknowledge(b"-NAK")
             pull.request.respond(200, b"[]")
         self.ingress.schedule_turn()
@@ -469,7 +504,9 @@ cdef class BrokerLink:
                 sent_ms = slot.deadline_ms - self.ingress.ack_timeout_ms
                 order = slot.order
                 request = self.slots.give_back(slot, False)
-                if not hold(self.ingress, request, index, order, sent_ms):
+                if request.members is not None:
+                    lose_unit(request, order, sent_ms)
+                elif not hold(self.ingress, request, index, order, sent_ms):
                     settle_unknown(request, index)
         for pull in list(self.pulls.values()):
             if pull.request.state != REQUEST_GONE:

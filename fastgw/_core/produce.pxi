@@ -28,10 +28,8 @@ cdef int find_messages(Ingress ingress, Request request) except -1:
 
 cdef int wait_for_room(Ingress ingress, Request request) except -1:
     """Put the request behind those that wait; past the bound it is refused."""
-    if ingress.waiting.bytes_count + PyBytes_GET_SIZE(request.body_bytes) > ingress.waiting_bytes_max:
-        return request.settle_unsent(
-            "overloaded", f"more than {ingress.waiting_bytes_max} bytes wait for the broker"
-        )
+    if not has_room_to_wait(ingress, request):
+        return refuse_crowded(ingress, request)
     return ingress.waiting.put(request, ingress.now_ms + ingress.waiting_ms_max)
 
 
@@ -44,17 +42,23 @@ cdef int send_judged(Ingress ingress, Request request, Buffer* fields) except -1
     if not is_whole:
         if request.fields is None:
             request.fields = copy_of(fields)
+        if not has_room_to_wait(ingress, request):
+            return refuse_crowded(ingress, request)
         return 0
     if ingress.link is None:
         return request.settle_unsent(
             "broker-away", "the connection to the broker was lost; nothing was sent"
         )
+    if request.station.ack_fsync and not request.wants_no_wait:
+        return gather(ingress, request, fields)
     if ingress.waiting.first is None and not ingress.held:
         ingress.link.publish(request, fields)
     if request.messages_sent < request.messages_count:
         if request.fields is None:
             request.fields = copy_of(fields)
         wait_for_room(ingress, request)
+    elif request.charged_bytes:
+        discharge(ingress, request)
     if request.wants_no_wait and request.messages_sent == request.messages_count:
         return request.finish_unwaited()
     return 0
@@ -109,10 +113,10 @@ cdef int pump_waiting(Ingress ingress) except -1:
     return 0
 
 
-cdef int sweep_waiting(Ingress ingress) except -1:
+cdef int sweep_line(Ingress ingress, WaitingLine line) except -1:
     """Refuse those that have waited too long. The oldest stands first."""
-    while ingress.waiting.first is not None and ingress.waiting.first.waiting_until_ms <= ingress.now_ms:
-        ingress.waiting.take().settle_unsent(
+    while line.first is not None and line.first.waiting_until_ms <= ingress.now_ms:
+        line.take().settle_unsent(
             "overloaded",
             f"the broker had no room for {ingress.waiting_ms_max} ms; nothing was sent",
         )

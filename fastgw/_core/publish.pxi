@@ -7,6 +7,7 @@
 cdef struct Slot:
     PyObject* request      # owned while the slot is taken, else NULL
     Py_ssize_t index       # which message of the request
+    Py_ssize_t size        # bytes of its payload, or of all payloads of a batch
     uint32_t number        # the reply number in use
     uint64_t order         # rises with each publish of the link
     uint64_t deadline_ms
@@ -22,6 +23,7 @@ cdef class Slots:
     cdef int free_count
     cdef int slots_count
     cdef uint64_t order
+    cdef int64_t bytes_count         # of all payloads in flight
 
     def __cinit__(self, int slots_count):
         cdef int i
@@ -50,10 +52,16 @@ cdef class Slots:
         Py_INCREF(request)
         slot.request = <PyObject*>request
         slot.index = index
+        slot.size = 0
         slot.order = self.order
         slot.deadline_ms = deadline_ms
         self.order += 1
         return slot
+
+    cdef inline void weigh(self, Slot* slot, Py_ssize_t size) noexcept nogil:
+        """Count the payload of a slot that was just taken."""
+        slot.size = size
+        self.bytes_count += size
 
     cdef inline Slot* find(self, int64_t number) noexcept:
         """The taken slot that waits for reply `number`, or NULL: a late ack of one that timed out."""
@@ -70,6 +78,7 @@ cdef class Slots:
         cdef object request = <object>slot.request
         Py_DECREF(request)
         slot.request = NULL
+        self.bytes_count -= slot.size
         if not was_answered:
             # WHY: the ack may still come; with the next generation's number it finds nobody.
             slot.number += <uint32_t>self.slots_count
@@ -82,34 +91,35 @@ cdef class Slots:
     cdef int in_flight(self) noexcept:
         return self.slots_count - self.free_count
 
-    cdef Slot* find_oldest(self, bytes subject) noexcept:
-        """The oldest taken slot that published to `subject`, or NULL.
-
-        WHY: a refused permission comes back without the reply subject, in the order of publishing.
-        """
-        cdef Slot* oldest = NULL
+    cdef int count_pending(self, bytes subject, uint64_t from_order, uint64_t to_order) noexcept:
+        """How many publishes to `subject` of that part of the order are unanswered."""
+        cdef int count = 0
         cdef int i
         for i in range(self.slots_count):
-            if self.slots[i].request == NULL:
-                continue
-            if oldest != NULL and self.slots[i].order > oldest.order:
-                continue
-            if (<Request>self.slots[i].request).wire_subject() == subject:
-                oldest = &self.slots[i]
-        return oldest
+            count += is_pending(&self.slots[i], subject, from_order, to_order)
+        return count
+
+
+cdef bint is_pending(Slot* slot, bytes subject, uint64_t from_order, uint64_t to_order) noexcept:
+    return (slot.request != NULL and from_order <= slot.order < to_order
+            and is_same_bytes((<Request>slot.request).wire_subject(), subject))
 
 
 @cython.final
 cdef class WaitingLine:
     """Requests with messages that found no free slot, oldest first."""
 
+    cdef Ingress ingress
     cdef Request first
     cdef Request last
-    cdef int64_t bytes_count
+
+    def __cinit__(self, Ingress ingress):
+        self.ingress = ingress
 
     cdef int put(self, Request request, uint64_t until_ms) except -1:
+        """Put a request behind the others; its body counts as waiting already."""
         request.waiting_until_ms = until_ms
-        self.bytes_count += PyBytes_GET_SIZE(request.body_bytes)
+        request.is_in_line = True
         if self.last is None:
             self.first = request
         else:
@@ -124,5 +134,6 @@ cdef class WaitingLine:
         if self.first is None:
             self.last = None
         request.next_waiting = None
-        self.bytes_count -= PyBytes_GET_SIZE(request.body_bytes)
+        request.is_in_line = False
+        discharge(self.ingress, request)
         return request

@@ -60,9 +60,16 @@ cdef class Request:
     cdef list errors, results
     cdef Py_ssize_t messages_judged, verdicts_awaited
     cdef dict replaced               # messages that are stored in another form, by index
+    cdef Py_ssize_t forbidden_count  # messages that the broker forbids
     cdef str broker_word             # what has failed at the broker, for the batch as a whole
     cdef bint wants_results, wants_no_wait
     cdef uint64_t waiting_until_ms
+    cdef bint is_in_line             # whether it stands in a `WaitingLine`
+    cdef int64_t charged_bytes       # of its body, in what waits; see budget.pxi
+    cdef int64_t answer_bytes        # of its answer, in what is unread
+    # A batch of messages that go out together has no connection: these are its own.
+    cdef list members                # (request, index) of each
+    cdef Group group
     # The answer.
     cdef uint64_t sequence
     cdef bytes answer, answer_body
@@ -87,6 +94,12 @@ cdef class Request:
         whole.start = 0
         whole.size = PyBytes_GET_SIZE(self.body_bytes)
         return whole
+
+    cdef Py_ssize_t payload_size(self, Py_ssize_t index) except -1:
+        """Size of message `index`, as it is stored."""
+        if self.replaced is not None and index in self.replaced:
+            return len(self.replaced[index])
+        return self.span(index).size
 
     # --- the answer -------------------------------------------------------------------------
 
@@ -120,6 +133,8 @@ cdef class Request:
 
     cdef int settle_stored(self, Py_ssize_t index, uint64_t sequence, bint duplicate) except -1:
         """Message `index` is stored."""
+        if self.members is not None:
+            return settle_unit(self, sequence, duplicate, <int>(self.messages_stored or 1))
         if self.wants_no_wait:
             return 0
         self.messages_settled += 1
@@ -135,6 +150,8 @@ cdef class Request:
 
     cdef int settle_fault(self, Py_ssize_t index, str word, str text) except -1:
         """Message `index` is not stored, or nobody knows."""
+        if self.members is not None:
+            return settle_unit_fault(self, word, text)
         if self.wants_no_wait and index < self.messages_sent:
             return 0
         self.messages_settled += 1
@@ -143,6 +160,8 @@ cdef class Request:
         kind = KINDS[word]
         if kind.retryable:
             note_broker_fault(self, word)
+        elif word == "forbidden":
+            self.forbidden_count += 1
         if self.errors is None:
             self.errors = []
         self.errors.append((index, text))
@@ -189,6 +208,8 @@ cdef class Request:
         if self.results is not None:
             body["results"] = self.results
         self.fault_word = "bad-batch" if self.broker_word is None else self.broker_word
+        if self.forbidden_count == len(self.errors) and self.messages_stored == 0:
+            self.fault_word = "forbidden"
         self.answer = FAULT_HEADS[self.fault_word]
         self.answer_body = msgspec.json.encode(body)
         return self.make_ready()

@@ -44,6 +44,8 @@ cdef class Station:
         verifier: judges the signature of a request without credentials: `header_names`, in lower
             case, and `verify(headers, body, now)`, which raises ClientFault; None for no such way.
         keeps_refused: whether refused messages are handed to `refused` of the ingress.
+        ack_fsync: whether the messages of a turn are stored by one atomic batch, which a broker that
+            syncs always syncs once.
     """
 
     cdef readonly str name
@@ -59,7 +61,7 @@ cdef class Station:
     cdef object check, accepts
     cdef int accepts_pause           # messages until `accepts` is worth a try again
     cdef Py_ssize_t message_bytes_max
-    cdef bint allow_suffix, allow_no_wait, keeps_refused
+    cdef bint allow_suffix, allow_no_wait, keeps_refused, ack_fsync
     cdef object verifier
     cdef frozenset signature_names
     cdef Principal sender            # who a verified signature stands for
@@ -79,6 +81,7 @@ cdef class Station:
         bint allow_suffix=True,
         bint allow_no_wait=False,
         bint keeps_refused=False,
+        bint ack_fsync=False,
         object verifier=None,
     ):
         self.name = name
@@ -90,6 +93,7 @@ cdef class Station:
         self.allow_suffix = allow_suffix
         self.allow_no_wait = allow_no_wait
         self.keeps_refused = keeps_refused
+        self.ack_fsync = ack_fsync
         self.verifier = verifier
         if verifier is not None:
             self.signature_names = frozenset(verifier.header_names)

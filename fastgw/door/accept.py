@@ -17,6 +17,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from fastgw._core import client_of
 from fastgw.door.proxy_protocol import PEEK_BYTES, ProxyError, ProxyHeader, normal_address
 from fastgw.door.tls import NameOf, make_name_of
 
@@ -267,10 +268,11 @@ class Acceptor:
         assert self._certificates is not None
         task = asyncio.current_task()
         assert task is not None
-        count = self._by_address.get(address, 0)
+        client_key = client_of(address)
+        count = self._by_address.get(client_key, 0)
         if count >= HANDSHAKES_PER_ADDRESS_MAX and address not in LOOPBACK:
             raise RefusedError("too many handshakes of this address")
-        self._by_address[address] = count + 1
+        self._by_address[client_key] = count + 1
         try:
             deadline = self._loop.time() + self._handshake_s
             async with asyncio.timeout_at(deadline):
@@ -285,9 +287,9 @@ class Acceptor:
             )
         finally:
             self._in_handshake.discard(task)
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+            self._by_address[client_key] -= 1
+            if not self._by_address[client_key]:
+                del self._by_address[client_key]
 
     async def _wait_readable(self, client: socket.socket) -> None:
         ready = self._loop.create_future()

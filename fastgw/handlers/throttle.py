@@ -10,12 +10,12 @@ never refuse anybody. It must never grow: all tables and waits are bounded.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from fastgw._core import client_of
 from fastgw.errors import UpstreamFault
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ KNOWN_S: Final = 86_400.0
 NAME_CHARS_MAX: Final = 128
 """LIMIT: no user has a longer name, so what is longer need not be told apart."""
 
-IPV6_PREFIX: Final = 64
-"""SOURCE: RFC 6177: a site has at least this much, so its addresses in there cost nothing."""
 
 _Key = TypeVar("_Key")
 
@@ -204,21 +202,7 @@ class Throttle:
 
 
 def _pair(user: str, client: str) -> tuple[str, str]:
-    return user[: NAME_CHARS_MAX + 1], find_network(client)
-
-
-def find_network(client: str) -> str:
-    """Return what counts as one address: an IPv4 address, or the /64 of an IPv6 address."""
-    try:
-        address = ipaddress.ip_address(client.partition("%")[0])
-    except ValueError:
-        return client
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    prefix = int(address) >> (128 - IPV6_PREFIX) << (128 - IPV6_PREFIX)
-    return f"{ipaddress.IPv6Address(prefix)}/{IPV6_PREFIX}"
+    return user[: NAME_CHARS_MAX + 1], client_of(client)
 
 
 def _refusal() -> UpstreamFault:

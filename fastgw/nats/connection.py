@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.errors import UpstreamFault, clip
@@ -46,6 +47,8 @@ RETIRED_S_MAX: Final = 10.0
 retired link that is still not idle by then is closed."""
 
 CLOSE_S_MAX: Final = 1.0
+
+_ACK_SUBJECT: Final = re.compile(r"(\$JS\.ACK\.[^.\"]+\.[^.\"]+)\.[^\"]*")
 
 
 class DataPlane:
@@ -258,6 +261,8 @@ class DataPlane:
         self._go_down(session)
 
     def _on_error(self, session: Session, text: str) -> None:
+        # WHY: each refused ack names its message, and no line would be like the one before.
+        text = _ACK_SUBJECT.sub(r"\1.…", text)
         self.last_error = f"{session.server.label} said: {text}"
         self._quiet.warning(f"data plane: {self.last_error}")
 

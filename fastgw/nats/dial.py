@@ -45,6 +45,10 @@ class Link(Protocol):
     def pings_out(self) -> int:
         """Our PINGs that no PONG answered yet."""
 
+    @property
+    def subscribe_line(self) -> bytes:
+        """The SUB that the handshake carries."""
+
     def send(self, data: bytes) -> None:
         """Write `data` as it is."""
 
@@ -136,7 +140,8 @@ class Session:
                 await self._upgrade(config, protocol)
                 self.info["tls_required"] = True
         hello = build_connect(credentials, self.info, server.userinfo, name)
-        link.send(hello + b"PING\r\n")
+        # WHY in the handshake: a link that may not hear its acks must never go live.
+        link.send(hello + link.subscribe_line + b"PING\r\n")
         await self._next_step("PONG")
 
     async def _upgrade(self, config: NatsConfig, protocol: asyncio.BaseProtocol) -> None:

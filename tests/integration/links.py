@@ -71,13 +71,16 @@ class PlainLink(asyncio.Protocol):
     def publish(self, subject: str) -> None:
         self.send(b"PUB %s _INBOX.t 1\r\nx\r\n" % subject.encode())
 
+    @property
+    def subscribe_line(self) -> bytes:
+        return b"SUB _INBOX.t 1\r\n"
+
     def ping(self) -> None:
         self.pings_out += 1
         self.send(b"PING\r\n")
 
     def go_live(self, info: dict[str, object]) -> None:
         self.live_info = info
-        self.send(b"SUB _INBOX.t 1\r\n")
 
     def retire(self) -> None:
         self.retired = True

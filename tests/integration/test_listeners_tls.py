@@ -454,6 +454,24 @@ def test_handshakes_of_one_address_are_bounded(
             assert read_told(sock)["client"] == "192.0.2.8"
 
 
+def test_handshakes_of_one_ipv6_network_are_bounded(
+    server: Issued, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accept, "HANDSHAKES_PER_ADDRESS_MAX", 2)
+    config = listener(server, proxy_from=("127.0.0.1",))
+    head = b"PROXY TCP6 2001:db8:1:%d::%d 2001:db8::1 40000 443\r\n"
+    with served(config) as found, ExitStack() as stack:
+        for number in range(2):
+            sock = stack.enter_context(found.connect())
+            sock.sendall(head % (1, number) + b"\x16\x03")
+        wait_until(lambda: found.listeners.handshakes_count == 2, 10)
+        with found.connect() as third:
+            third.sendall(head % (1, 7))
+            assert is_closed(third)
+        with found.connect_tls(authority.client(), before=head % (2, 1)) as sock:
+            assert read_told(sock)["client"] == "2001:db8:1:2::1"
+
+
 def test_client_without_room_gets_no_handshake(secure: Served, authority: Authority) -> None:
     secure.door.full = {"127.0.0.1"}
     with secure.connect() as sock:

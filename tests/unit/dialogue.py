@@ -82,6 +82,9 @@ class FakeTransport:
         self.written += data
         self.write_sizes.append(len(data))
 
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
+
     def write_eof(self) -> None:
         self.is_eof_sent = True
 
@@ -223,5 +226,6 @@ def parse_frames(data: bytes) -> list[Frame]:
                 name, _, value = text.partition(b": ")
                 assert re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
                 headers.append((name, value))
-        frames.append(Frame(words[1], words[2], headers, payload))
+        has_reply = len(words) == (5 if words[0] == b"HPUB" else 4)
+        frames.append(Frame(words[1], words[2] if has_reply else b"", headers, payload))
     return frames

@@ -20,8 +20,10 @@ ACK = b"$JS.ACK.orders.rest-gateway.1.%d.%d.1700000000123456789.0"
 class Consumer:
     """A dialogue with one consume request whose pull is running."""
 
-    def __init__(self, batch: int = 10, wait_ms: int = 500, *, metadata: bool = False) -> None:
-        self.dialogue = Dialogue()
+    def __init__(
+        self, batch: int = 10, wait_ms: int = 500, *, metadata: bool = False, **limits: Any
+    ) -> None:
+        self.dialogue = Dialogue(**limits)
         self.client: Client = self.dialogue.client()
         self.missing: list[int] = []
         self.batch, self.wait_ms, self.metadata = batch, wait_ms, metadata

@@ -91,7 +91,7 @@ def test_turn_writes_once_to_the_broker_and_once_per_client() -> None:
         client.send(request() * 4)
     frames = dialogue.frames()
     assert len(frames) == 12
-    assert len(dialogue.broker.write_sizes) == 2  # SUB of the handshake, and all twelve
+    assert len(dialogue.broker.write_sizes) == 1
     for number, frame in enumerate(frames):
         dialogue.store(frame, number + 1)
     for client in clients:
@@ -283,18 +283,6 @@ def test_ack_status_block_maps_to_status(code: bytes, status: int) -> None:
     )
     (answer,) = client.answers()
     assert answer.status == status
-
-
-def test_permission_refused_answers_the_oldest_publish_of_that_subject() -> None:
-    dialogue = Dialogue()
-    dialogue.ingress.put_station(_core.Station("other", "other", "other"))
-    client = dialogue.client()
-    client.send(request(head=HEAD.replace(b"orders", b"other")) + request() + request())
-    frames = dialogue.frames()
-    dialogue.link.data_received(b"-ERR 'Permissions Violation for Publish to \"orders\"'\r\n")
-    dialogue.store(frames[2], 2)
-    dialogue.ack(frames[0], b'{"stream":"other","seq":1}')
-    assert [a.status for a in client.answers()] == [200, 403, 200]
 
 
 def test_broker_ops_split_at_every_byte_are_read() -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from fastgw._core import client_of
 from fastgw.errors import UpstreamFault
 from fastgw.handlers import throttle as throttle_module
 from fastgw.handlers.throttle import (
@@ -16,7 +17,6 @@ from fastgw.handlers.throttle import (
     USER_FREE_COUNT,
     WAIT_S_MAX,
     Throttle,
-    find_network,
 )
 
 
@@ -175,19 +175,19 @@ def test_reserve_ipv6_addresses_of_one_site_are_one(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "network"),
+    ("address", "client"),
     [
         ("192.0.2.1", "192.0.2.1"),
         ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::1", "::/64"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("::1", "::"),
         ("", ""),
         ("unix", "unix"),
     ],
 )
-def test_find_network(client: str, network: str) -> None:
-    assert find_network(client) == network
+def test_client_of(address: str, client: str) -> None:
+    assert client_of(address) == client
 
 
 # --- one user, many addresses -------------------------------------------------------------------
