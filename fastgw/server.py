@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from fastgw._core import METRICS
+from fastgw.allocator import return_large_blocks
 from fastgw.crew import Terminal, Times, Voice
+from fastgw.door.descriptors import raise_limit
 from fastgw.door.listeners import ListenError, bind_all, close_all
 from fastgw.door.sockets import WorkerSockets
 from fastgw.door.tls import find_loose_keys
@@ -54,9 +56,12 @@ def serve(loaded: Loaded, read: Callable[[], Loaded] | None = None) -> int:
         end; 128 and the signal's number when a second signal cut the end short.
     """
     config = loaded.config
+    return_large_blocks()
     _set_up_logging(config)
     for warning in (*loaded.warnings, *find_loose_keys(config.all_listeners())):
         log.warning("%s", warning)
+    if scarce := raise_limit(config.limits.connections_max):
+        log.warning("%s", scarce)
     # WHY: a signal to reload may come before anyone can act on it, and must not end us; a function,
     # unlike "ignore", is not inherited by the broker.
     for number in (signal.SIGHUP, signal.SIGUSR2):
