@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Final
 
 from fastgw import _core
@@ -21,6 +21,7 @@ from fastgw.control.stations import Stations, check_station_name
 from fastgw.control.store import Store
 from fastgw.control.tokens import Tokens
 from fastgw.control.users import Users
+from fastgw.door.descriptors import Descriptors
 from fastgw.errors import ClientFault, Fault, InternalError, UpstreamFault, clip
 from fastgw.handlers import encode_json
 from fastgw.handlers.admin import Admin
@@ -84,6 +85,7 @@ class Gateway:
         self._row: Final = row
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._descriptors = Descriptors()
         self._client: ControlClient
         self._store: Store
         self._data_plane: DataPlane
@@ -119,7 +121,13 @@ class Gateway:
         self.keys = Keys(self._store)
         self._issuers = Issuers(self.config.issuers)
         self.schemas = Schemas(self._store)
-        self.stations = Stations(self._store, self._store.js, self._nats, self.schemas)
+        self.stations = Stations(
+            self._store,
+            self._store.js,
+            self._nats,
+            self.schemas,
+            self._nats.sync_interval if self.config.embedded else None,
+        )
         self.ingress = _core.Ingress(
             loop,
             self.config.limits,
@@ -222,19 +230,21 @@ class Gateway:
 
     def _beat(self) -> None:
         self._beater = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
-        self.ingress.refresh_gauges()
+        self._descriptors.look()
+        self._refresh_gauges()
         self._board.beat(self._row)
 
+    def _refresh_gauges(self) -> None:
+        self.ingress.refresh_gauges(is_exhausted=self._descriptors.is_exhausted)
+
     def _render_metrics(self) -> bytes:
-        self.ingress.refresh_gauges()
+        self._refresh_gauges()
         return self._board.render()
 
     def _on_live(self, link: object) -> None:
         """Have messages sent again that the lost connection has left unanswered."""
         for stream in self.ingress.held_streams():
-            task = asyncio.ensure_future(self._find_window(stream))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start_task(self._find_window(stream))
 
     async def _find_window(self, stream: str) -> None:
         """Tell the core the duplicate window of a stream; without it nothing is sent twice."""
@@ -284,10 +294,7 @@ class Gateway:
         """Return `handler` behind the question who asks."""
 
         async def handle(request: _core.Request) -> None:
-            principal = request.principal or await self._find_principal(request)
-            if principal is None:
-                raise ClientFault("unauthorized", "no valid credential")
-            if request.admit(principal):
+            if await self._admit(request):
                 await handler(request)
 
         return handle
@@ -309,7 +316,11 @@ class Gateway:
                 work.close()
             request.fail(UpstreamFault("overloaded", f"{HANDLERS_MAX} requests are being handled"))
             return
-        task = asyncio.ensure_future(_guard(request, work))
+        self._start_task(_guard(request, work))
+
+    def _start_task(self, work: Coroutine[None, None, None]) -> None:
+        """Have `work` done on the loop; `stop` ends it."""
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -339,10 +350,8 @@ class Gateway:
         if found is not None and request.method != "POST":
             _refuse_method(request, ["POST"])
             return
-        principal = request.principal or await self._find_principal(request)
+        principal = await self._admit(request)
         if principal is None:
-            raise ClientFault("unauthorized", "no valid credential")
-        if not request.admit(principal):
             return
         if found is None:
             raise ClientFault("not-found", "no such path")
@@ -367,11 +376,14 @@ class Gateway:
             self._station_table.fail_waiting(name, InternalError("internal error"))
             raise
 
-    async def _find_principal(self, request: _core.Request) -> _core.Principal | None:
-        found = self.ingress.find_principal(request)
-        if found is None or isinstance(found, _core.Principal):
-            return found
-        return await found
+    async def _admit(self, request: _core.Request) -> _core.Principal | None:
+        """Find out who asks and whether they may ask now; None when they have their refusal."""
+        found = request.principal or self.ingress.find_principal(request)
+        if found is not None and not isinstance(found, _core.Principal):
+            found = await found
+        if found is None:
+            raise ClientFault("unauthorized", "no valid credential")
+        return found if request.admit(found) else None
 
 
 async def _guard(request: _core.Request, work: Awaitable[None]) -> None:

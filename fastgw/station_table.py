@@ -174,6 +174,7 @@ class StationTable:
             allow_no_wait=record.allow_no_wait,
             keeps_refused=record.dead_letter is not None,
             verifier=_find_verifier(record),
+            ack_fsync=record.ack == "fsync",
         )
         self._served[record.name] = station
         self._ingress.put_station(station)

@@ -88,6 +88,8 @@ nats_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for scripts.")
 
+PERMISSIONS: Final = ("produce", "consume", "admin")
+
 
 def is_debugging() -> bool:
     """Tell whether the running command was given --debug."""
@@ -112,6 +114,29 @@ def broker_options(command: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
+def rights_options(
+    permissions_help: str,
+    stations_help: str = "Only stations with such a name, as in 'orders.*'; repeatable. Without it:"
+    " all.",
+) -> Callable[[F], F]:
+    """Give a command the options `permissions` and `stations`: what somebody may do, and where."""
+
+    def decorate(command: F) -> F:
+        permission = click.option(
+            "--permission",
+            "permissions",
+            type=click.Choice(PERMISSIONS),
+            multiple=True,
+            help=permissions_help,
+        )
+        station = click.option(
+            "--station", "stations", metavar="GLOB", multiple=True, help=stations_help
+        )
+        return permission(station(command))
+
+    return decorate
+
+
 def warn(loaded: Loaded) -> None:
     """Tell the operator what the configuration allows but should not."""
     for line in loaded.warnings:
@@ -121,6 +146,14 @@ def warn(loaded: Loaded) -> None:
 def print_json(value: object) -> None:
     """Write one JSON document and a newline to standard output."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def answer(as_json: bool, value: object, text: str) -> None:
+    """Tell what a command did: `value` to a script that asked for JSON, else `text` to people."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(text)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], empty: str = "") -> None:
@@ -145,9 +178,28 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], empty: s
         click.echo(line.rstrip())
 
 
+def answer_rows(
+    as_json: bool,
+    values: object,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    empty: str = "",
+) -> None:
+    """Tell what a command found: `values` to a script, else the same as a table; or `empty`."""
+    if as_json:
+        print_json(values)
+    else:
+        print_table(headings, rows, empty)
+
+
 def show_time(unix_s: float) -> str:
     """Return a time as people and scripts read it: UTC, to the second."""
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def show_stations(globs: Sequence[str]) -> str:
+    """Return which stations the globs mean, for a sentence."""
+    return "all stations" if list(globs) == ["*"] else ", ".join(globs)
 
 
 def _plain(text: str) -> str:

@@ -66,7 +66,21 @@ def run_with_control(
     """
     _set_up_log()
     with _broker(loaded.config, starts_empty=starts_empty) as nats:
-        return asyncio.run(_work(nats, work, seconds_max))
+        sync_interval = nats.sync_interval if loaded.config.embedded else None
+        return asyncio.run(_work(nats, sync_interval, work, seconds_max))
+
+
+def read_with_control(loaded: Loaded, read: Callable[[ControlPlane], T]) -> T:
+    """Return what `read` finds in the records, which are all there already; nothing is asked.
+
+    Raises:
+        Failed: as `run_with_control` does.
+    """
+
+    async def work(plane: ControlPlane) -> T:
+        return read(plane)
+
+    return run_with_control(loaded, work)
 
 
 def _set_up_log() -> None:
@@ -78,7 +92,10 @@ def _set_up_log() -> None:
 
 
 async def _work(
-    nats: NatsConfig, work: Callable[[ControlPlane], Awaitable[T]], seconds_max: float | None
+    nats: NatsConfig,
+    sync_interval: str | None,
+    work: Callable[[ControlPlane], Awaitable[T]],
+    seconds_max: float | None,
 ) -> T:
     from fastgw.control.keys import Keys
     from fastgw.control.schemas import Schemas
@@ -99,7 +116,7 @@ async def _work(
                 keys = Keys(store)
                 schemas = Schemas(store)
                 stack.callback(schemas.close)
-                stations = Stations(store, client.jetstream(), nats, schemas)
+                stations = Stations(store, client.jetstream(), nats, schemas, sync_interval)
                 for mirrored in (users, keys, schemas, stations):
                     await mirrored.start()
                 return await work(ControlPlane(users, keys, stations, schemas, client, store))

@@ -219,6 +219,7 @@ def info(loaded: Loaded, name: str, as_json: bool) -> None:
             ("wait=false", "allowed" if record.allow_no_wait else "refused"),
             ("subject suffix", "allowed" if record.allow_suffix else "refused"),
             ("message limit", _bound(record.message_bytes_max)),
+            ("ack", record.ack),
             ("webhooks", _webhook(record)),
             ("storage", f"{found.storage}, {found.replicas} replica(s)"),
             ("retention", found.retention),
@@ -304,6 +305,7 @@ def _shown(record: StationRecord) -> dict[str, object]:
         "allow_no_wait": record.allow_no_wait,
         "allow_suffix": record.allow_suffix,
         "message_bytes_max": record.message_bytes_max,
+        "ack": record.ack,
         "verifier": _verifier(record),
         "created_at": show_time(record.created_at),
     }

@@ -110,6 +110,12 @@ _POLICY: Final = (
         help="The largest message: 64KiB. [the broker's bound]",
     ),
     click.option(
+        "--ack",
+        type=click.Choice(["stored", "fsync"]),
+        help="fsync: messages that come at once are stored and synced together, for a broker"
+        " with sync_interval: always. [stored]",
+    ),
+    click.option(
         "--webhook",
         type=click.Choice(WEBHOOKS),
         help="Take requests that such a sender signed, without any other credential.",

@@ -44,9 +44,11 @@ _SUBJECT: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+
 
 Storage = Literal["file", "memory"]
 Retention = Literal["limits", "interest", "workqueue"]
+Ack = Literal["stored", "fsync"]
 HeaderPolicy = Literal["all", "none"] | Sequence[str]
 STORAGES: Final = ("file", "memory")
 RETENTIONS: Final = ("limits", "interest", "workqueue")
+ACKS: Final = ("stored", "fsync")
 
 
 class StationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +58,8 @@ class StationRecord(msgspec.Struct, frozen=True, kw_only=True):
     `Nats-*` headers that producers may set; `owned` tells that the stream was created for it.
     `schema_version` is a number whenever `schema` names a schema. `filters` are the subjects that
     its consumers read; none for the whole stream. `verifier` says whose signatures stand in for a
-    credential; its secrets are not in the record's repr.
+    credential; its secrets are not in the record's repr. `ack` "fsync" has messages that come at
+    once stored as one batch, for a broker that syncs each write before it answers.
     """
 
     name: str
@@ -74,6 +77,7 @@ class StationRecord(msgspec.Struct, frozen=True, kw_only=True):
     message_bytes_max: int | None = None
     filters: list[str] = []
     verifier: VerifierConfig | None = None
+    ack: Ack = "stored"
 
 
 class StationInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,10 +104,11 @@ class StationSettings(TypedDict, total=False):
 
     Of the record: `headers` (all, none, or globs), `header_allow`, `schema` with `schema_version`
     (None or 0 pins the latest), `dead_letter` (a station), `allow_no_wait`, `allow_suffix`,
-    `message_bytes_max`, `verifier` (None takes it away). Of the stream: `storage`, `replicas`,
-    `retention` ("limits", or "interest": until every group acknowledged, or "workqueue": until the
-    one group did), `max_age_s` (0 for ever), `max_messages`, `max_bytes` (None without bound),
-    `duplicate_window_s`.
+    `message_bytes_max`, `verifier` (None takes it away), `ack` ("fsync" needs a stream with
+    allow_atomic, which one that was made for the station gets). Of the stream: `storage`,
+    `replicas`, `retention` ("limits", or "interest": until every group acknowledged, or
+    "workqueue": until the one group did), `max_age_s` (0 for ever), `max_messages`, `max_bytes`
+    (None without bound), `duplicate_window_s`.
     """
 
     headers: HeaderPolicy
@@ -115,6 +120,7 @@ class StationSettings(TypedDict, total=False):
     allow_suffix: bool
     message_bytes_max: int | None
     verifier: VerifierConfig | None
+    ack: Ack
     storage: Storage
     replicas: int
     retention: Retention
@@ -188,10 +194,12 @@ def check_settings(settings: StationSettings) -> None:
         value = cast("float | None", settings.get(key))
         if value is not None and not low <= value <= high:
             raise ClientFault("bad-request", f"{key} of {clip(value)} is outside {low} to {high}")
-    for key, words in (("storage", STORAGES), ("retention", RETENTIONS)):
+    for key, words in (("storage", STORAGES), ("retention", RETENTIONS), ("ack", ACKS)):
         word = settings.get(key)
         if word is not None and word not in words:
             raise ClientFault("bad-request", f"{key} is {' or '.join(words)}; got {clip(word)}")
+    if settings.get("ack") == "fsync" and settings.get("storage") == "memory":
+        raise ClientFault("bad-request", "ack fsync goes with file storage: memory is not synced")
     if settings.get("schema_version") and "schema" not in settings:
         raise ClientFault("bad-request", "a schema_version goes with the name of its schema")
 
@@ -233,6 +241,7 @@ def new_stream(name: str, settings: StationSettings, replicas: int) -> api.Strea
         max_consumers=CONSUMERS_MAX,
         duplicate_window=window_s,
         allow_direct=True,
+        allow_atomic=True if settings.get("ack") == "fsync" else None,
         metadata={MARK: name},
     )
 

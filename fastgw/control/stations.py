@@ -10,6 +10,7 @@ the same one at once must agree on one record.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -51,10 +52,13 @@ __all__ = [
     "stream_name",
 ]
 
+log: Final = logging.getLogger("fastgw.stations")
+
 CREATIONS_MAX: Final = 64
 """LIMIT: streams in creation at once; a flood of new names gets 503 and cannot bury the broker."""
 
 SHOWN_MAX: Final = 5
+SYNC_ALWAYS: Final = "always"
 
 
 class Stations:
@@ -65,6 +69,7 @@ class Stations:
         js: JetStream of the control-plane connection.
         config: the broker's table; `replicas` counts for the streams that are created.
         schemas: the registry; without it no schema can be attached.
+        sync_interval: the embedded broker's; None when the broker is another, which tells nobody.
     """
 
     def __init__(
@@ -73,11 +78,13 @@ class Stations:
         js: JetStreamContext,
         config: NatsConfig,
         schemas: Schemas | None = None,
+        sync_interval: str | None = None,
     ) -> None:
         self._mirror = Mirror(store, "stations.", StationRecord)
         self._streams = Streams(store.nc, js)
         self._schemas = schemas
         self._replicas = config.replicas
+        self._sync_interval = sync_interval
         self._creating: dict[str, asyncio.Task[StationRecord]] = {}
         self._stream_names: dict[str, str] = {}
         self._consumers = Consumers(store.nc, js)
@@ -86,6 +93,10 @@ class Stations:
     async def start(self) -> None:
         """Read all stations and follow their changes."""
         await self._mirror.start()
+        if self._is_late:
+            for record in self.list():
+                if record.ack == "fsync":
+                    log.error("station %s: its ack fsync is not kept: %s", record.name, self._late)
 
     @property
     def records(self) -> dict[str, StationRecord]:
@@ -121,13 +132,17 @@ class Stations:
         fields = await self._record_fields(name, settings)
         if await self._mirror.read(name) is not None:
             raise _exists(name)
+        wants_fsync = self._check_ack(settings)
         found = await self._streams.ensure(name, new_stream(name, settings, self._replicas))
+        owned = (found.metadata or {}).get(MARK) == name
+        if wants_fsync:
+            await self._streams.ensure_atomic(stream_name(name), is_ours=owned)
         return await self._store_new(
             StationRecord(
                 name=name,
                 stream=stream_name(name),
                 subject=name,
-                owned=(found.metadata or {}).get(MARK) == name,
+                owned=owned,
                 created_at=time.time(),
                 **fields,
             )
@@ -166,7 +181,10 @@ class Stations:
                 raise ClientFault(
                     "conflict", f"the stream {clip(stream)} is station {other.name}'s already"
                 )
+        wants_fsync = self._check_ack(settings)
         place = await self._streams.find_place(stream, subject, settings.get("allow_suffix", False))
+        if wants_fsync:
+            await self._streams.ensure_atomic(stream, is_ours=False)
         return await self._store_new(
             StationRecord(
                 name=name,
@@ -196,6 +214,10 @@ class Stations:
         fields = await self._record_fields(name, settings)
         if fields.get("allow_suffix") and not record.owned:
             await self._streams.find_place(record.stream, record.subject, True)
+        if self._check_ack(settings):
+            # WHY nothing is taken back for "stored": another gateway may send a batch until it sees
+            # the new record, and allow_atomic costs nothing.
+            await self._streams.ensure_atomic(record.stream, is_ours=record.owned)
         if STREAM_KEYS & settings.keys():
             await self._streams.change(record.stream, settings)
         before = record
@@ -322,6 +344,32 @@ class Stations:
     def forget_consumer(self, record: StationRecord, durable: str) -> None:
         """Look at the consumer again next time, because a pull said that it is gone."""
         self._consumers.forget(record.stream, durable)
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether the broker is known to answer before it syncs."""
+        return self._sync_interval not in (None, SYNC_ALWAYS)
+
+    @property
+    def _late(self) -> str:
+        return (
+            f"the embedded broker syncs up to {clip(self._sync_interval)} after it answered; set "
+            f'nats.sync_interval = "{SYNC_ALWAYS}" and start again'
+        )
+
+    def _check_ack(self, settings: StationSettings) -> bool:
+        """Return whether fsync is asked for; the broker must be one that can keep it.
+
+        Raises:
+            ClientFault: "conflict", the embedded broker answers before it syncs.
+            UpstreamFault: the broker is too old.
+        """
+        if settings.get("ack") != "fsync":
+            return False
+        if self._is_late:
+            raise ClientFault("conflict", f"ack fsync cannot be kept: {self._late}")
+        self._streams.check_atomic_known()
+        return True
 
     async def _read(self, name: str) -> StationRecord:
         found = await self._mirror.read(name)

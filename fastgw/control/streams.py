@@ -24,14 +24,19 @@ from fastgw.control.station_config import (
     is_covered,
     stream_name,
 )
-from fastgw.errors import ClientFault, clip
+from fastgw.errors import ClientFault, UpstreamFault, clip
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nats.js import JetStreamContext, api
 
     from fastgw.nats.client import ControlClient
 
 REQUEST_TIMEOUT_S: Final = 5.0
+ATOMIC_VERSION: Final = (2, 12)
+"""SOURCE: nats-server 2.12 brought allow_atomic (API level 2, ADR-50)."""
+
 _STREAM_NAME: Final = re.compile(r"[^\s.*>/\\\x00-\x20\x7f-\xa0]{1,255}")
 """SOURCE: nats-server, JSMaxNameLen, and what it takes in a stream's name; printable only.
 
@@ -165,6 +170,50 @@ class Streams:
             if changed != config:
                 await self._ask(f"STREAM.UPDATE.{stream}", changed)
 
+    def check_atomic_known(self) -> None:
+        """Check that the broker knows atomic batches, before a stream is made for them.
+
+        Raises:
+            UpstreamFault: "broker-refused", it is too old.
+        """
+        version = self._nc.connected_server_version
+        try:
+            known = (version.major, version.minor)
+        except ValueError:
+            # A build with a name of its own: what it makes of the stream tells.
+            return
+        # Without a connection there is no version, and what is asked next says that.
+        if (0, 0) < known < ATOMIC_VERSION:
+            raise _too_old(f"nats-server {known[0]}.{known[1]}")
+
+    async def ensure_atomic(self, stream: str, *, is_ours: bool) -> None:
+        """Have a stream take atomic batches, and check that it can be synced at all.
+
+        Args:
+            stream: the stream's name.
+            is_ours: whether it was made for the station, so that it may be changed.
+
+        Raises:
+            ClientFault: "bad-station", nothing of it is ever synced; "conflict", it takes no
+                atomic batches and is not ours to change.
+            UpstreamFault: the broker is away, refused, or too old.
+        """
+        with broker_faults(f"change stream {stream}"):
+            config = (await self._ask(f"STREAM.INFO.{stream}", {}))["config"]
+            _check_synced(stream, config)
+            if config.get("allow_atomic"):
+                return
+            if not is_ours:
+                raise ClientFault(
+                    "conflict",
+                    f"the stream {clip(stream)} was there before the station and has no "
+                    "allow_atomic, which ack fsync needs: set allow_atomic on it first",
+                )
+            answer = await self._ask(f"STREAM.UPDATE.{stream}", config | {"allow_atomic": True})
+        # WHY: an older server takes the field without a word and drops it.
+        if not answer["config"].get("allow_atomic"):
+            raise _too_old("the stream's server")
+
     async def _ask(self, what: str, order: dict[str, Any]) -> dict[str, Any]:
         reply = await self._nc.request(
             f"$JS.API.{what}", msgspec.json.encode(order), REQUEST_TIMEOUT_S
@@ -186,6 +235,29 @@ class Streams:
             f"the subjects of station {clip(name)} overlap those of stream "
             f"{clip(other) if other else 'another station'}",
         )
+
+
+def _check_synced(stream: str, config: Mapping[str, Any]) -> None:
+    """Check that the broker can sync what a stream stores before it answers."""
+    wrong = None
+    if config.get("storage") == "memory":
+        wrong = "memory storage, which nothing syncs"
+    elif config.get("persist_mode") == "async":
+        # SOURCE: nats-server answers before it writes then, whatever its sync_interval is.
+        wrong = "persist_mode async, which answers before it writes"
+    if wrong is not None:
+        raise ClientFault(
+            "bad-station", f"ack fsync cannot be kept: the stream {clip(stream)} has {wrong}"
+        )
+
+
+def _too_old(what: str) -> UpstreamFault:
+    major, minor = ATOMIC_VERSION
+    return UpstreamFault(
+        "broker-refused",
+        f"ack fsync needs atomic batches, so nats-server {major}.{minor} or newer; "
+        f"{what} does not know allow_atomic",
+    )
 
 
 def _only_subject(stream: str, subjects: list[str]) -> str:

@@ -36,6 +36,7 @@ _SAME_NAMES: Final = (
     "allow_no_wait",
     "allow_suffix",
     "message_bytes_max",
+    "ack",
     "replicas",
     "max_age_s",
     "max_messages",
@@ -86,6 +87,7 @@ class StationBody(Body, frozen=True, kw_only=True):
     allow_no_wait: bool | UnsetType = UNSET
     allow_suffix: bool | UnsetType = UNSET
     message_bytes_max: int | UnsetType | None = UNSET
+    ack: str | UnsetType = UNSET
     storage: str | UnsetType = UNSET
     replicas: int | UnsetType = UNSET
     retention: str | UnsetType = UNSET

@@ -63,6 +63,7 @@ def admin_schemas() -> Json:
     settings = _station_settings()
     record = {key: settings[key] for key in ("schema", "schema_version", "dead_letter")}
     record |= {key: settings[key] for key in ("allow_no_wait", "allow_suffix", "header_allow")}
+    record |= {key: settings[key] for key in ("message_bytes_max", "ack")}
     station = fields(
         ("name", "stream", "subject", "headers", "header_allow", "owned", "created_at", "filters"),
         name=string(),
@@ -72,7 +73,6 @@ def admin_schemas() -> Json:
         owned=boolean("Whether the stream was made for it."),
         created_at={"type": "number", "description": "Seconds since 1970."},
         filters=array(string(), "The subjects that its consumers read; none for the whole stream."),
-        message_bytes_max=settings["message_bytes_max"],
         verifier={
             "type": ["object", "null"],
             "description": "The webhook verifier; of its secrets the count.",
@@ -159,6 +159,11 @@ def _station_settings() -> Json:
         "allow_no_wait": boolean("Whether `wait=false` is answered."),
         "allow_suffix": boolean("Whether producers may append tokens to the subject."),
         "message_bytes_max": nullable(integer("The largest message.", low=1, high=AMOUNT_MAX)),
+        "ack": string(
+            "When 200 comes: the broker has `stored` the message; or `fsync`, on a broker with "
+            "`sync_interval: always`, where messages that come at once are synced together.",
+            enum=["stored", "fsync"],
+        ),
         "verifier": nullable(_verifier()),
         "storage": string(enum=["file", "memory"]),
         "replicas": integer("Copies in the broker's cluster.", 1, 5),

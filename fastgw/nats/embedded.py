@@ -141,6 +141,7 @@ class EmbeddedBroker:
             data_user="data",
             data_password=self._passwords[1],
             pid=self.pid,
+            sync_interval=self._config.sync_interval,
         )
 
     @property

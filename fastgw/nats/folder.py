@@ -43,6 +43,8 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
     data_user: str
     data_password: str
     pid: int
+    # Empty for a broker of an older fastgw, which did not tell.
+    sync_interval: str = ""
 
     def __repr__(self) -> str:
         """Hide the passwords."""
@@ -57,6 +59,7 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
             password=self.password,
             data_user=self.data_user,
             data_password=self.data_password,
+            sync_interval=self.sync_interval or config.sync_interval,
         )
 
 

@@ -195,6 +195,34 @@ def test_station_change_and_info(shell: Shell) -> None:
         assert shell("station", "rm", name, "--yes").code == 0
 
 
+def test_station_ack_fsync_goes_by_the_broker_that_runs(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What this command's own configuration says does not count: the broker runs with 100 ms.
+    monkeypatch.setenv("FASTGW_NATS_SYNC_INTERVAL", "always")
+    refused = shell("station", "add", "st", "--ack", "fsync")
+    assert (refused.code, refused.err) == (
+        1,
+        "fastgw: ack fsync cannot be kept: the embedded broker syncs up to 100ms after it answered;"
+        ' set nats.sync_interval = "always" and start again\n',
+    )
+    assert shell("station", "info", "st").err == "fastgw: there is no station st\n"
+    assert shell("station", "add", "st", "--ack", "disk").code == 2
+    monkeypatch.delenv("FASTGW_NATS_SYNC_INTERVAL")
+    always = NatsConfig(sync_interval="always")
+    with EmbeddedBroker.start(tmp_path / "always", always) as started:
+        assert started.address.apply(NatsConfig()) == started.address.apply(always)
+        there = Shell(shell.capsys, str(tmp_path / "always"))
+        assert there("station", "add", "st", "--ack", "fsync").code == 0
+        assert there("station", "info", "st", "--json").value["ack"] == "fsync"
+        info = there("station", "info", "st").out
+        assert [line.split() for line in info.splitlines() if line.startswith("ack")] == [
+            ["ack", "fsync"]
+        ]
+        changed = there("station", "change", "st", "--ack", "stored", "--json")
+        assert changed.value["ack"] == "stored"
+
+
 def test_station_adopt(shell: Shell, broker: tuple[str, EmbeddedBroker]) -> None:
     async def make() -> None:
         client = await open_control(broker[1].address.apply(NatsConfig()))

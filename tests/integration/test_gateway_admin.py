@@ -163,6 +163,9 @@ async def test_station_in_memphis_words(client: Client) -> None:
         ({"headers": ["a b"]}, 400, "the header glob a b"),
         ({"subject": "x"}, 400, "a subject goes with the stream"),
         ({"stream": "nowhere"}, 400, "there is no stream nowhere"),
+        ({"ack": "disk"}, 400, "ack is stored or fsync; got disk"),
+        ({"ack": None}, 400, "ack: expected str"),
+        ({"ack": "fsync", "storage_type": "memory"}, 400, "ack fsync goes with file storage"),
     ],
 )
 async def test_station_body_that_cannot_be_refused_whole(
@@ -182,6 +185,19 @@ async def test_station_adopts_a_stream_by_put(client: Client) -> None:
     assert (status, text) == (409, "the station st stands on the stream old")
     status, text = await client.ask("PUT", "/stations/st", {"max_bytes": 5})
     assert (status, text) == (409, "the stream old was there before the station; max_bytes stays")
+
+
+async def test_station_ack_is_put_and_shown(client: Client) -> None:
+    status, made = await client.ask("PUT", "/stations/st", {"ack": "fsync"})
+    assert (status, made["ack"]) == (201, "fsync")
+    assert (await client.ask("GET", "/stations/st"))[1]["ack"] == "fsync"
+    assert (await client.ask("PUT", "/stations/st", {"headers": "none"}))[1]["ack"] == "fsync"
+    assert (await client.ask("PUT", "/stations/st", {"ack": "stored"}))[1]["ack"] == "stored"
+    await client.admin._stations._streams._js.add_stream(name="old", subjects=["in"])
+    body = {"stream": "old", "ack": "fsync"}
+    status, text = await client.ask("PUT", "/stations/there", body)
+    assert (status, text.rpartition(": ")[2]) == (409, "set allow_atomic on it first")
+    assert (await client.ask("PUT", "/stations/there", {"stream": "old"}))[1]["ack"] == "stored"
 
 
 async def test_schema_life(client: Client) -> None:
