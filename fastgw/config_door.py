@@ -3,7 +3,8 @@
 What enters: a built `Config`, and where each of its values came from.
 What leaves: nothing, or a `ConfigError` at the first thing that would let strangers in or keep
 everyone out; and warnings for what is allowed but unwise.
-Called by `fastgw.config.load` at its end. Nothing here opens a socket or reads a key.
+Called by `fastgw.config.load` at its end, and by `door.tls` for its keys. Nothing here opens a
+socket or reads a key.
 """
 
 from __future__ import annotations
@@ -152,20 +153,25 @@ def _warn_of_what_others_read(
     """Warn of key files that others may read, and of a password in the process list."""
     for name in ("creds_file", "nkey_seed_file", "tls_key_file"):
         path = getattr(config.nats, name)
-        if path is None:
-            continue
-        mode = stat.S_IMODE(os.stat(path).st_mode)
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            warnings.append(
-                f"{path} (nats.{name}) has mode {mode:04o}, so others on this machine may use it;"
-                f" chmod 600 {path}"
-            )
+        if path is not None and (text := find_loose(path, f"{path} (nats.{name})")) is not None:
+            warnings.append(text)
     flag = origins["nats.url"].startswith("flag ")
     if flag and any(urlsplit(url).password for url in config.nats.url):
         warnings.append(
             "the password in --nats stands in the process list for everyone on this machine;"
             " FASTGW_NATS_PASSWORD or a file keeps it out"
         )
+
+
+def find_loose(path: str, what: str) -> str | None:
+    """Return a warning of `what`, the file at `path`, when others can read or change it."""
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        return None  # Whoever reads it says why it cannot be read.
+    if not mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return None
+    return f"{what} has mode {mode:04o}, so others on this machine may use it; chmod 600 {path}"
 
 
 def _warn_of_short_secrets(config: Config, origins: Mapping[str, str], warnings: list[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from fastgw.cli._common import broker_options, json_option, print_json, print_table, warn
+from fastgw.cli._common import answer_rows, broker_options, json_option, warn
 from fastgw.config import Loaded, mask_urls
 
 
@@ -43,10 +43,9 @@ def show(loaded: Loaded, changed: bool, as_json: bool) -> None:
     """Show each key with its value and where it came from; secrets are masked."""
     warn(loaded)
     rows = [row for row in loaded.rows() if not changed or row[2] != "default"]
-    if as_json:
-        print_json({key: {"value": value, "origin": origin} for key, value, origin in rows})
-        return
-    print_table(
+    answer_rows(
+        as_json,
+        {key: {"value": value, "origin": origin} for key, value, origin in rows},
         ("KEY", "VALUE", "ORIGIN"),
         ((key, _text(value), origin) for key, value, origin in rows),
         empty="Every key has its default.",

@@ -19,10 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastgw.cli._common import (
     EXIT_FAILED,
     Failed,
+    answer_rows,
     broker_options,
     json_option,
     print_json,
-    print_table,
     show_time,
 )
 from fastgw.cli._control import ControlPlane, run_with_control
@@ -71,21 +71,8 @@ def command(
     if resend:
         outcome = run_with_control(loaded, lambda plane: _resend(plane, name), seconds_max=None)
         return _tell(outcome, as_json)
-
-    async def work(plane: ControlPlane) -> list[DeadLetter]:
-        letters, _ = await _open(plane, name)
-        found = []
-        async for _, letter in letters.read():
-            if letter is not None:
-                found.append(letter)
-            if len(found) >= limit:
-                break
-        return found
-
-    found = run_with_control(loaded, work)
-    if as_json:
-        print_json([_shown(letter, with_payload=payload) for letter in found])
-        return 0
+    found = run_with_control(loaded, lambda plane: _read(plane, name, limit))
+    values = [_shown(letter, with_payload=payload) for letter in found]
     rows = [
         [
             str(letter.seq),
@@ -100,7 +87,7 @@ def command(
         for letter in found
     ]
     heads = ("SEQUENCE", "SINCE", "STATION", "SCHEMA", "USER", "CLIENT", "BYTES", "REASON")
-    print_table(heads, rows, empty=f"There are no dead letters of {name}.")
+    answer_rows(as_json, values, heads, rows, empty=f"There are no dead letters of {name}.")
     return 0
 
 
@@ -122,6 +109,17 @@ async def _open(plane: ControlPlane, name: str) -> tuple[DeadLetters, StationRec
     if place is None:
         raise Failed(f"the dead-letter station {station.dead_letter} is gone")
     return DeadLetters(plane.client, place, station), station
+
+
+async def _read(plane: ControlPlane, name: str, limit: int) -> list[DeadLetter]:
+    letters, _ = await _open(plane, name)
+    found = []
+    async for _, letter in letters.read():
+        if letter is not None:
+            found.append(letter)
+        if len(found) >= limit:
+            break
+    return found
 
 
 async def _resend(plane: ControlPlane, name: str) -> Outcome:

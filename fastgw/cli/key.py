@@ -11,24 +11,25 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from fastgw.cli._common import (
+    answer,
+    answer_rows,
     broker_options,
     json_option,
-    print_json,
-    print_table,
+    rights_options,
+    show_stations,
     show_time,
 )
-from fastgw.cli._control import ControlPlane, run_with_control
+from fastgw.cli._control import read_with_control, run_with_control
 from fastgw.cli.station_options import SECONDS
-from fastgw.cli.user import PERMISSIONS
 from fastgw.config import Loaded
 from fastgw.errors import clip
 
@@ -69,20 +70,7 @@ def _read_expiry(_context: click.Context, _param: click.Parameter, value: str | 
 
 @command.command()
 @click.argument("name")
-@click.option(
-    "--permission",
-    "permissions",
-    type=click.Choice(PERMISSIONS),
-    multiple=True,
-    help="What the key may do; repeatable. Without it: produce.",
-)
-@click.option(
-    "--station",
-    "stations",
-    metavar="GLOB",
-    multiple=True,
-    help="Only stations with such a name, as in 'orders.*'; repeatable. Without it: all.",
-)
+@rights_options("What the key may do; repeatable. Without it: produce.")
 @click.option(
     "--origin",
     "origins",
@@ -110,20 +98,19 @@ def add(
     as_json: bool,
 ) -> None:
     """Add the key NAME, and show it: this once only."""
-
-    async def work(plane: ControlPlane) -> tuple[KeyRecord, str]:
-        return await plane.keys.add(
-            name, permissions or ("produce",), stations or ("*",), origins, expires_at
-        )
-
-    record, text = run_with_control(loaded, work, starts_empty=True)
-    if as_json:
-        print_json(_shown(record) | {"key": text})
-        return
-    where = "all stations" if record.stations == ["*"] else ", ".join(record.stations)
-    click.echo(f"Added key {name}: may {', '.join(record.permissions)} on {where}.")
-    click.echo(f"Key, shown only now: {text}")
-    click.echo(f"Try it: {_try_line(loaded.config, record, text)}")
+    wanted = permissions or ("produce",)
+    record, text = run_with_control(
+        loaded,
+        lambda plane: plane.keys.add(name, wanted, stations or ("*",), origins, expires_at),
+        starts_empty=True,
+    )
+    may = f"may {', '.join(record.permissions)} on {show_stations(record.stations)}"
+    answer(
+        as_json,
+        _shown(record) | {"key": text},
+        f"Added key {name}: {may}.\nKey, shown only now: {text}\n"
+        f"Try it: {_try_line(loaded.config, record, text)}",
+    )
 
 
 @command.command("list")
@@ -131,15 +118,12 @@ def add(
 @broker_options
 def list_(loaded: Loaded, as_json: bool) -> None:
     """List the keys; none of them can be shown again."""
-
-    async def work(plane: ControlPlane) -> list[KeyRecord]:
-        return sorted(plane.keys.records.values(), key=lambda record: record.name)
-
-    records = run_with_control(loaded, work)
-    if as_json:
-        print_json([_shown(record) for record in records])
-        return
-    print_table(
+    records = read_with_control(
+        loaded, lambda plane: sorted(plane.keys.records.values(), key=attrgetter("name"))
+    )
+    answer_rows(
+        as_json,
+        [_shown(record) for record in records],
         ("KEY", "PERMISSIONS", "STATIONS", "ORIGINS", "STATE", "EXPIRES", "SINCE"),
         (
             (
@@ -163,11 +147,8 @@ def list_(loaded: Loaded, as_json: bool) -> None:
 @broker_options
 def rm(loaded: Loaded, name: str, as_json: bool) -> None:
     """Remove the key NAME; it stops working at once."""
-    _do(loaded, lambda plane: plane.keys.remove(name))
-    if as_json:
-        print_json({"name": name, "removed": True})
-        return
-    click.echo(f"Removed key {name}.")
+    run_with_control(loaded, lambda plane: plane.keys.remove(name))
+    answer(as_json, {"name": name, "removed": True}, f"Removed key {name}.")
 
 
 @command.command()
@@ -176,11 +157,8 @@ def rm(loaded: Loaded, name: str, as_json: bool) -> None:
 @broker_options
 def disable(loaded: Loaded, name: str, as_json: bool) -> None:
     """Shut the key NAME out, at once, until it is enabled."""
-    _do(loaded, lambda plane: plane.keys.set_disabled(name, True))
-    if as_json:
-        print_json({"name": name, "disabled": True})
-        return
-    click.echo(f"Disabled key {name}.")
+    run_with_control(loaded, lambda plane: plane.keys.set_disabled(name, True))
+    answer(as_json, {"name": name, "disabled": True}, f"Disabled key {name}.")
 
 
 @command.command()
@@ -189,18 +167,8 @@ def disable(loaded: Loaded, name: str, as_json: bool) -> None:
 @broker_options
 def enable(loaded: Loaded, name: str, as_json: bool) -> None:
     """Let the key NAME in again."""
-    _do(loaded, lambda plane: plane.keys.set_disabled(name, False))
-    if as_json:
-        print_json({"name": name, "disabled": False})
-        return
-    click.echo(f"Enabled key {name}.")
-
-
-def _do(loaded: Loaded, change: Callable[[ControlPlane], Awaitable[object]]) -> None:
-    async def work(plane: ControlPlane) -> None:
-        await change(plane)
-
-    run_with_control(loaded, work)
+    run_with_control(loaded, lambda plane: plane.keys.set_disabled(name, False))
+    answer(as_json, {"name": name, "disabled": False}, f"Enabled key {name}.")
 
 
 def _try_line(config: Config, record: KeyRecord, text: str) -> str:

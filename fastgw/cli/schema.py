@@ -19,6 +19,8 @@ from fastgw.cli._common import (
     EXIT_FAILED,
     EXIT_USAGE,
     Failed,
+    answer,
+    answer_rows,
     broker_options,
     debug_option,
     json_option,
@@ -26,7 +28,7 @@ from fastgw.cli._common import (
     print_table,
     show_time,
 )
-from fastgw.cli._control import ControlPlane, run_with_control
+from fastgw.cli._control import ControlPlane, read_with_control, run_with_control
 from fastgw.config import Loaded
 from fastgw.errors import clip
 
@@ -85,15 +87,12 @@ def add(
 ) -> None:
     """Add the schema NAME; FILE holds its text, - is standard input."""
     text, options = _read_text(file), _options(message, unknown_fields)
-
-    async def work(plane: ControlPlane) -> SchemaRecord:
-        return await plane.schemas.create(name, kind, text, options)
-
-    record = run_with_control(loaded, work, starts_empty=True)
-    if as_json:
-        print_json(_shown(record))
-        return
-    click.echo(f"Added schema {name}, version 1 of type {kind}.")
+    record = run_with_control(
+        loaded,
+        lambda plane: plane.schemas.create(name, kind, text, options),
+        starts_empty=True,
+    )
+    answer(as_json, _shown(record), f"Added schema {name}, version 1 of type {kind}.")
 
 
 @command.command()
@@ -123,11 +122,9 @@ def version(
         return record, added, known
 
     record, added, known = run_with_control(loaded, work)
-    if as_json:
-        print_json({"name": record.name, "type": record.type} | _shown_version(added))
-        return
+    value = {"name": record.name, "type": record.type} | _shown_version(added)
     what = "has this text already as" if known else "now has"
-    click.echo(f"Schema {name} {what} version {added.number}.")
+    answer(as_json, value, f"Schema {name} {what} version {added.number}.")
 
 
 @command.command("list")
@@ -135,31 +132,26 @@ def version(
 @broker_options
 def list_(loaded: Loaded, as_json: bool) -> None:
     """List the schemas, and where they are attached."""
-
-    async def work(plane: ControlPlane) -> list[tuple[SchemaRecord, list[str]]]:
-        stations = plane.stations.list()
-        return [
-            (record, [one.name for one in stations if one.schema == record.name])
-            for record in plane.schemas.list()
-        ]
-
-    found = run_with_control(loaded, work)
-    if as_json:
-        print_json([_shown(record) | {"stations": stations} for record, stations in found])
-        return
-    rows = [
-        [
-            record.name,
-            record.type,
-            str(record.latest.number),
-            clip(", ".join(stations), 60) or "-",
-            show_time(record.latest.created_at),
-        ]
-        for record, stations in found
+    schemas, stations = read_with_control(
+        loaded, lambda plane: (plane.schemas.list(), plane.stations.list())
+    )
+    found = [
+        (record, [one.name for one in stations if one.schema == record.name]) for record in schemas
     ]
-    print_table(
+    answer_rows(
+        as_json,
+        [_shown(record) | {"stations": names} for record, names in found],
         ("SCHEMA", "TYPE", "VERSION", "STATIONS", "SINCE"),
-        rows,
+        (
+            (
+                record.name,
+                record.type,
+                str(record.latest.number),
+                clip(", ".join(names), 60) or "-",
+                show_time(record.latest.created_at),
+            )
+            for record, names in found
+        ),
         empty="There are no schemas yet; add one with: fastgw schema add NAME FILE --type json",
     )
 
@@ -172,11 +164,7 @@ def list_(loaded: Loaded, as_json: bool) -> None:
 @broker_options
 def show(loaded: Loaded, name: str, number: int | None, only_text: bool, as_json: bool) -> None:
     """Show a version of the schema NAME."""
-
-    async def work(plane: ControlPlane) -> tuple[SchemaRecord, Version, str]:
-        return await plane.schemas.show(name, number)
-
-    record, found, text = run_with_control(loaded, work)
+    record, found, text = run_with_control(loaded, lambda plane: plane.schemas.show(name, number))
     if as_json:
         versions = [_shown_version(one) for one in record.versions]
         head = {"name": record.name, "type": record.type} | _shown_version(found)
@@ -233,15 +221,8 @@ def rm(loaded: Loaded, name: str, yes: bool, as_json: bool) -> None:
             raise click.UsageError("This deletes every version of the schema: say --yes.")
         if not click.confirm(f"Delete schema {name} with all its versions?", err=True):
             raise Failed("nothing was deleted")
-
-    async def work(plane: ControlPlane) -> None:
-        await plane.schemas.remove(name)
-
-    run_with_control(loaded, work)
-    if as_json:
-        print_json({"name": name, "removed": True})
-        return
-    click.echo(f"Removed schema {name}.")
+    run_with_control(loaded, lambda plane: plane.schemas.remove(name))
+    answer(as_json, {"name": name, "removed": True}, f"Removed schema {name}.")
 
 
 @command.command()

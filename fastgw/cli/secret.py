@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from fastgw.cli._common import (
+    answer,
+    answer_rows,
     broker_options,
     json_option,
-    print_json,
-    print_table,
     show_time,
 )
 from fastgw.cli._control import ControlPlane, run_with_control
@@ -41,15 +41,10 @@ def command() -> None:
 @broker_options
 def list_(loaded: Loaded, as_json: bool) -> None:
     """List which secrets sign and verify; none is shown itself."""
-
-    async def work(secrets: Secrets) -> None:
-        """Do nothing: all are shown."""
-
-    _, shown = _run(loaded, work)
-    if as_json:
-        print_json(shown)
-        return
-    print_table(
+    _, shown = _run(loaded)
+    answer_rows(
+        as_json,
+        shown,
         ("KID", "USE", "ALGORITHM", "SINCE", "STATE"),
         (
             (one["kid"], one["use"], one["algorithm"], one["created_at"] or "-", _state(one))
@@ -70,21 +65,16 @@ def rotate(loaded: Loaded, use: str | None, algorithm: str | None, as_json: bool
 
     What the secrets before it signed goes on being accepted, until they are removed.
     """
-
-    async def work(secrets: Secrets) -> set[str]:
-        return {one.kid for one in await secrets.rotate(use, algorithm)}
-
-    kids, shown = _run(loaded, work)
+    rotated, shown = _run(loaded, lambda secrets: secrets.rotate(use, algorithm))
+    kids = {one.kid for one in rotated}
     made = [one for one in shown if one["kid"] in kids]
-    if as_json:
-        print_json(made)
-        return
-    for one in made:
-        click.echo(
-            f"Made secret {one['kid']} ({one['algorithm']}): it signs {one['use']} tokens as soon"
-            " as every gateway knows it."
-        )
-    click.echo("Tokens of before stay good; once they have expired: fastgw secret rm KID.")
+    lines = [
+        f"Made secret {one['kid']} ({one['algorithm']}): it signs {one['use']} tokens as soon"
+        " as every gateway knows it."
+        for one in made
+    ]
+    lines.append("Tokens of before stay good; once they have expired: fastgw secret rm KID.")
+    answer(as_json, made, "\n".join(lines))
 
 
 @command.command()
@@ -94,14 +84,14 @@ def rotate(loaded: Loaded, use: str | None, algorithm: str | None, as_json: bool
 def rm(loaded: Loaded, kid: str, as_json: bool) -> None:
     """Remove the secret KID; the tokens that it signed stop working at once."""
     _run(loaded, lambda secrets: secrets.remove(kid))
-    if as_json:
-        print_json({"kid": kid, "removed": True})
-        return
-    click.echo(f"Removed secret {kid}; the tokens that it signed no longer work.")
+    text = f"Removed secret {kid}; the tokens that it signed no longer work."
+    answer(as_json, {"kid": kid, "removed": True}, text)
 
 
-def _run(loaded: Loaded, change: Callable[[Secrets], Awaitable[Any]]) -> tuple[Any, Shown]:
-    """Do `change`, and return its result and all secrets as they are shown then.
+def _run(
+    loaded: Loaded, change: Callable[[Secrets], Awaitable[Any]] | None = None
+) -> tuple[Any, Shown]:
+    """Do `change`, if any, and return its result and all secrets as they are shown then.
 
     WHY not a part of every command's control plane: reading the secrets makes the first ones, with
     the algorithm of this command's configuration.
@@ -113,7 +103,7 @@ def _run(loaded: Loaded, change: Callable[[Secrets], Awaitable[Any]]) -> tuple[A
 
         secrets = Secrets(plane.store, loaded.config.auth)
         await secrets.start()
-        result = await change(secrets)
+        result = await change(secrets) if change is not None else None
         shown = show_secrets(secrets)
         for one in shown:
             if one["created_at"] is not None:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import secrets
 import sys
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from fastgw.cli._common import (
+    answer,
+    answer_rows,
     broker_options,
     json_option,
-    print_json,
-    print_table,
+    rights_options,
+    show_stations,
     show_time,
 )
-from fastgw.cli._control import ControlPlane, run_with_control
+from fastgw.cli._control import read_with_control, run_with_control
 from fastgw.config import Loaded
 
 if TYPE_CHECKING:
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 PASSWORD_BYTES: Final = 18
 """LIMIT: 144 random bits, 24 characters that need no quoting in a shell."""
 PASSWORD_CHARS_MAX: Final = 1024
-PERMISSIONS: Final = ("produce", "consume", "admin")
 
 
 @click.group("user")
@@ -51,20 +53,7 @@ def _password_options(function: Any) -> Any:
 @command.command()
 @click.argument("name")
 @_password_options
-@click.option(
-    "--permission",
-    "permissions",
-    type=click.Choice(PERMISSIONS),
-    multiple=True,
-    help="What the user may do; repeatable. Without it: produce and consume.",
-)
-@click.option(
-    "--station",
-    "stations",
-    metavar="GLOB",
-    multiple=True,
-    help="Only stations with such a name, as in 'orders.*'; repeatable. Without it: all.",
-)
+@rights_options("What the user may do; repeatable. Without it: produce and consume.")
 @json_option
 @broker_options
 def add(
@@ -79,16 +68,14 @@ def add(
     """Add the user NAME; the password is asked for."""
     password = _take_password(generate=generate, from_stdin=password_stdin)
     wanted = permissions or ("produce", "consume")
-
-    async def work(plane: ControlPlane) -> UserRecord:
-        return await plane.users.add(name, password, wanted, stations or ("*",))
-
-    record = run_with_control(loaded, work, starts_empty=True)
-    if as_json:
-        print_json(_shown(record) | ({"password": password} if generate else {}))
-        return
-    click.echo(f"Added user {name}: may {', '.join(record.permissions)} on {_globs(record)}.")
-    _show_password(password if generate else None)
+    record = run_with_control(
+        loaded,
+        lambda plane: plane.users.add(name, password, wanted, stations or ("*",)),
+        starts_empty=True,
+    )
+    may = f"may {', '.join(record.permissions)} on {show_stations(record.stations)}"
+    value, text = _shown(record), f"Added user {name}: {may}."
+    _answer_with_password(as_json, value, text, password if generate else None)
 
 
 @command.command()
@@ -99,33 +86,16 @@ def add(
 def passwd(loaded: Loaded, name: str, generate: bool, password_stdin: bool, as_json: bool) -> None:
     """Change the password of the user NAME; tokens issued before stop working."""
     password = _take_password(generate=generate, from_stdin=password_stdin)
-
-    async def work(plane: ControlPlane) -> None:
-        await plane.users.passwd(name, password)
-
-    run_with_control(loaded, work)
-    if as_json:
-        print_json({"name": name} | ({"password": password} if generate else {}))
-        return
-    click.echo(f"Changed the password of {name}; tokens issued before no longer work.")
-    _show_password(password if generate else None)
+    run_with_control(loaded, lambda plane: plane.users.passwd(name, password))
+    text = f"Changed the password of {name}; tokens issued before no longer work."
+    _answer_with_password(as_json, {"name": name}, text, password if generate else None)
 
 
 @command.command()
 @click.argument("name")
-@click.option(
-    "--permission",
-    "permissions",
-    type=click.Choice(PERMISSIONS),
-    multiple=True,
-    help="What the user may do from now on; repeatable. Without it: as before.",
-)
-@click.option(
-    "--station",
-    "stations",
-    metavar="GLOB",
-    multiple=True,
-    help="Only stations with such a name from now on; repeatable. Without it: as before.",
+@rights_options(
+    "What the user may do from now on; repeatable. Without it: as before.",
+    "Only stations with such a name from now on; repeatable. Without it: as before.",
 )
 @json_option
 @broker_options
@@ -139,17 +109,14 @@ def permissions(
     """Replace what the user NAME may do; tokens issued before stop working."""
     if not (permissions or stations):
         raise click.UsageError("Say what to change: --permission, --station or both.")
-
-    async def work(plane: ControlPlane) -> UserRecord:
-        return await plane.users.change(
+    record = run_with_control(
+        loaded,
+        lambda plane: plane.users.change(
             name, permissions=permissions or None, stations=stations or None
-        )
-
-    record = run_with_control(loaded, work)
-    if as_json:
-        print_json(_shown(record))
-        return
-    click.echo(f"User {name} may now {', '.join(record.permissions)} on {_globs(record)}.")
+        ),
+    )
+    may = f"{', '.join(record.permissions)} on {show_stations(record.stations)}"
+    answer(as_json, _shown(record), f"User {name} may now {may}.")
 
 
 @command.command()
@@ -158,11 +125,8 @@ def permissions(
 @broker_options
 def disable(loaded: Loaded, name: str, as_json: bool) -> None:
     """Shut the user NAME out; its tokens stop working at once."""
-    record = _set_disabled(loaded, name, disabled=True)
-    if as_json:
-        print_json(_shown(record))
-        return
-    click.echo(f"Disabled user {name}.")
+    record = run_with_control(loaded, lambda plane: plane.users.set_disabled(name, True))
+    answer(as_json, _shown(record), f"Disabled user {name}.")
 
 
 @command.command()
@@ -171,11 +135,8 @@ def disable(loaded: Loaded, name: str, as_json: bool) -> None:
 @broker_options
 def enable(loaded: Loaded, name: str, as_json: bool) -> None:
     """Let the user NAME in again; it needs new tokens."""
-    record = _set_disabled(loaded, name, disabled=False)
-    if as_json:
-        print_json(_shown(record))
-        return
-    click.echo(f"Enabled user {name}.")
+    record = run_with_control(loaded, lambda plane: plane.users.set_disabled(name, False))
+    answer(as_json, _shown(record), f"Enabled user {name}.")
 
 
 @command.command("list")
@@ -183,15 +144,12 @@ def enable(loaded: Loaded, name: str, as_json: bool) -> None:
 @broker_options
 def list_(loaded: Loaded, as_json: bool) -> None:
     """List the users."""
-
-    async def work(plane: ControlPlane) -> list[UserRecord]:
-        return sorted(plane.users.records.values(), key=lambda record: record.name)
-
-    records = run_with_control(loaded, work)
-    if as_json:
-        print_json([_shown(record) for record in records])
-        return
-    print_table(
+    records = read_with_control(
+        loaded, lambda plane: sorted(plane.users.records.values(), key=attrgetter("name"))
+    )
+    answer_rows(
+        as_json,
+        [_shown(record) for record in records],
         ("USER", "PERMISSIONS", "STATIONS", "STATE", "SINCE"),
         (
             (
@@ -213,22 +171,8 @@ def list_(loaded: Loaded, as_json: bool) -> None:
 @broker_options
 def rm(loaded: Loaded, name: str, as_json: bool) -> None:
     """Remove the user NAME; its tokens stop working at once."""
-
-    async def work(plane: ControlPlane) -> None:
-        await plane.users.remove(name)
-
-    run_with_control(loaded, work)
-    if as_json:
-        print_json({"name": name, "removed": True})
-        return
-    click.echo(f"Removed user {name}.")
-
-
-def _set_disabled(loaded: Loaded, name: str, *, disabled: bool) -> UserRecord:
-    async def work(plane: ControlPlane) -> UserRecord:
-        return await plane.users.set_disabled(name, disabled)
-
-    return run_with_control(loaded, work)
+    run_with_control(loaded, lambda plane: plane.users.remove(name))
+    answer(as_json, {"name": name, "removed": True}, f"Removed user {name}.")
 
 
 def _take_password(*, generate: bool, from_stdin: bool) -> str:
@@ -250,13 +194,13 @@ def _take_password(*, generate: bool, from_stdin: bool) -> str:
     return password
 
 
-def _show_password(password: str | None) -> None:
-    if password is not None:
-        click.echo(f"Password, shown only now: {password}")
-
-
-def _globs(record: UserRecord) -> str:
-    return "all stations" if record.stations == ["*"] else ", ".join(record.stations)
+def _answer_with_password(
+    as_json: bool, value: dict[str, object], text: str, made: str | None
+) -> None:
+    """Answer, and show the password if it was made here: this once only."""
+    if made is not None:
+        value, text = value | {"password": made}, f"{text}\nPassword, shown only now: {made}"
+    answer(as_json, value, text)
 
 
 def _shown(record: UserRecord) -> dict[str, object]:

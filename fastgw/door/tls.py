@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+from fastgw.config_door import find_loose
 
 if TYPE_CHECKING:
     from fastgw.config_types import ListenerConfig, TlsConfig
@@ -190,17 +191,6 @@ def find_name(certificate: Mapping[str, Any], part: str) -> str | None:
 
 def find_loose_keys(listeners: Iterable[ListenerConfig]) -> list[str]:
     """Return a warning for each private key that others on this machine can read or change."""
-    warnings = []
-    for path in dict.fromkeys(listener.tls.key_file for listener in listeners):
-        if path is None:
-            continue
-        try:
-            mode = stat.S_IMODE(os.stat(path).st_mode)
-        except OSError:
-            continue  # The context says why it cannot be read.
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            warnings.append(
-                f"the private key {path} has mode {mode:04o}, so others on this machine may use it;"
-                f" chmod 600 {path}"
-            )
-    return warnings
+    paths = dict.fromkeys(listener.tls.key_file for listener in listeners)
+    found = (find_loose(path, f"the private key {path}") for path in paths if path is not None)
+    return [warning for warning in found if warning is not None]

@@ -19,7 +19,7 @@ from fastgw.handlers.admin_access import AdminAccess
 from fastgw.handlers.routes import Routes
 from tests.integration.brokers import Broker, broker, control
 from tests.unit.handler_fakes import FakeRequest
-from tests.wire.gateway import ADMIN, Gateway, run_fastgw, wait_until
+from tests.wire.gateway import ADMIN, Gateway, run_fastgw, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,16 +40,10 @@ ROTATION_S_MAX = 15.0
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("access") / "data")
-    try:
-        yield running.start()
-    finally:
-        code = running.stop()
-    text = running.log_text()
-    assert code == 0, text
-    assert "Traceback" not in text, text
+    with serving(tmp_path_factory.mktemp("access") / "data") as running:
+        yield running
     for hidden in (SECRET, HOOK_SECRET, "fgw_"):
-        assert hidden not in text
+        assert hidden not in running.log_text()
 
 
 def ask(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.unit.token_forge import AUDIENCE, ISSUER, ed_key, forge, make_jwk, outside_claims, signer
-from tests.wire.gateway import Gateway, wait_until
+from tests.wire.gateway import Gateway, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,13 +58,8 @@ def gateway(folder: Path) -> Iterator[Gateway]:
     keys, config = folder / "keys.json", folder / "fastgw.toml"
     publish(keys, "one", "two")
     config.write_text(CONFIG.format(issuer=ISSUER, audience=AUDIENCE, file=keys))
-    running = Gateway(folder / "data", flags=("--config", str(config)))
-    try:
-        yield running.start()
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
+    with serving(folder / "data", ("--config", str(config))) as running:
+        yield running
     assert "eyJ" not in running.log_text()
 
 

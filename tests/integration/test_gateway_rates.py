@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.wire.gateway import ADMIN, PASSWORD, Gateway, free_port, wait_until
+from tests.wire.gateway import ADMIN, PASSWORD, Gateway, free_port, serving, wait_until
 from tests.wire.raw_http import Wire, build
 
 if TYPE_CHECKING:
@@ -83,13 +83,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         "FASTGW_RATE_KEY_BYTES_PER_S": str(KEY_BYTES_PER_S),
         "FASTGW_RATE_BURST_S": str(BURST_S),
     }
-    running = Gateway(tmp_path_factory.mktemp("rates") / "data", env=env)
-    try:
-        yield running.start()
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
+    with serving(tmp_path_factory.mktemp("rates") / "data", env=env) as running:
+        yield running
 
 
 SECRET: Final = "the-password-of-a-user-1"
@@ -279,13 +274,8 @@ def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         "FASTGW_RATE_BURST_S": str(BURST_S),
         "FASTGW_LIMITS_CONNECTIONS_PER_ADDRESS_MAX": str(PER_ADDRESS_MAX),
     }
-    running = Gateway(folder / "data", ("--config", str(config)), env)
-    try:
-        yield running.start()
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
+    with serving(folder / "data", ("--config", str(config)), env) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.wire.gateway import Gateway, wait_until
+from tests.wire.gateway import Gateway, serving, wait_until
 from tests.wire.raw_http import Response, build
 
 REFUSED = "Schema validation has failed: "
@@ -31,10 +31,8 @@ SDL = "type Query { order(id: Int!): Order } type Order { id: Int name: String }
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    started = Gateway(tmp_path_factory.mktemp("types") / "data").start()
-    yield started
-    assert started.stop() == 0
-    assert "Traceback" not in started.log_text()
+    with serving(tmp_path_factory.mktemp("types") / "data") as running:
+        yield running
 
 
 def admin(gateway: Gateway, method: str, target: str, body: Any = None) -> Response:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.wire.gateway import Gateway, run_fastgw, wait_until
+from tests.wire.gateway import Gateway, run_fastgw, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,13 +16,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("schemas") / "data")
-    try:
-        yield running.start()
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
+    with serving(tmp_path_factory.mktemp("schemas") / "data") as running:
+        yield running
 
 
 def ask(gateway: Gateway, method: str, path: str, body: Any = None) -> tuple[int, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.wire.gateway import Gateway, ask_broker, run_fastgw, wait_until
+from tests.wire.gateway import Gateway, ask_broker, run_fastgw, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,13 +16,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("stations") / "data")
-    try:
-        yield running.start()
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
+    with serving(tmp_path_factory.mktemp("stations") / "data") as running:
+        yield running
 
 
 def station(gateway: Gateway, *arguments: str) -> str:

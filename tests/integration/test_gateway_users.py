@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.wire.gateway import ADMIN, PASSWORD, Gateway, run_fastgw, wait_until
+from tests.wire.gateway import ADMIN, PASSWORD, Gateway, run_fastgw, serving, wait_until
 from tests.wire.raw_http import build
 
 if TYPE_CHECKING:
@@ -25,15 +25,10 @@ CHANGE_S_MAX = 5.0
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with two users beside the admin."""
-    running = Gateway(tmp_path_factory.mktemp("users") / "data")
-    try:
-        running.start()
+    with serving(tmp_path_factory.mktemp("users") / "data") as running:
         add(running, "producer", "--permission", "produce", "--station", "orders.*")
         add(running, "consumer", "--permission", "consume")
         yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
 
 
 def user(gateway: Gateway, *arguments: str, stdin: str = "") -> str:
@@ -165,9 +160,7 @@ def test_guessing_is_slowed_for_the_guesser_alone(gateway: Gateway) -> None:
 
 def test_auto_create_off_is_404(tmp_path_factory: pytest.TempPathFactory) -> None:
     env = {"FASTGW_STATIONS_AUTO_CREATE": "false"}
-    running = Gateway(tmp_path_factory.mktemp("closed") / "data", env=env)
-    try:
-        running.start()
+    with serving(tmp_path_factory.mktemp("closed") / "data", env=env) as running:
         for action in ("produce/single", "produce/batch", "consume/batch"):
             response = ask(running, running.token(), "unknown", action)
             assert response.status == 404
@@ -181,17 +174,12 @@ def test_auto_create_off_is_404(tmp_path_factory: pytest.TempPathFactory) -> Non
             "the new station",
         )
         assert len(running.stored("unknown")) == 0
-    finally:
-        running.stop()
 
 
 def test_mode_none_lets_everyone_in_on_loopback(tmp_path_factory: pytest.TempPathFactory) -> None:
-    running = Gateway(tmp_path_factory.mktemp("open") / "data", env={"FASTGW_AUTH_MODE": "none"})
-    try:
-        running.start()
+    env = {"FASTGW_AUTH_MODE": "none"}
+    with serving(tmp_path_factory.mktemp("open") / "data", env=env) as running:
         target = "/stations/open/produce/single"
         assert running.ask(target, b"x").status == 200
         assert running.ask(target, b"x", headers={"Authorization": "Bearer x"}).status == 200
         assert running.ask("/nothing", b"x").status == 404
-    finally:
-        running.stop()

@@ -14,7 +14,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.wire.gateway import Gateway, wait_until
+from tests.wire.gateway import Gateway, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,14 +89,9 @@ def workers_of(gateway: Gateway) -> list[int]:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    started = Gateway(tmp_path_factory.mktemp("metrics") / "data", ("--workers", "2")).start()
-    try:
-        wait_told(started, lambda told: told["fastgw_broker_live"] == 2)
-        yield Fleet(started)
-    finally:
-        code = started.stop()
-    assert code == 0, started.log_text()
-    assert "Traceback" not in started.log_text()
+    with serving(tmp_path_factory.mktemp("metrics") / "data", ("--workers", "2")) as running:
+        wait_told(running, lambda told: told["fastgw_broker_live"] == 2)
+        yield Fleet(running)
 
 
 def test_counts_of_two_workers_are_told_by_either(fleet: Fleet) -> None:
@@ -211,10 +206,7 @@ def test_metrics_on_every_interface_need_an_admin_of_any_station(tmp_path: Path)
 
 
 def test_metrics_disabled_are_an_unknown_path(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path / "data", env={"FASTGW_METRICS_ENABLED": "false"}).start()
-    try:
+    with serving(tmp_path / "data", env={"FASTGW_METRICS_ENABLED": "false"}) as gateway:
         for path in ("/metrics", "/monitoring/getResourcesUtilization"):
             assert refusal(gateway, path=path) == 401
             assert refusal(gateway, gateway.auth(), path) == 404
-    finally:
-        assert gateway.stop() == 0

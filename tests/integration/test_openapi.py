@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 import requests
 
-from tests.wire.gateway import Gateway
+from tests.wire.gateway import Gateway, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,13 +34,8 @@ ORDER = ("put", "post", "get", "delete")
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("openapi") / "data")
-    try:
-        yield running.start()
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
+    with serving(tmp_path_factory.mktemp("openapi") / "data") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.wire.gateway import Gateway
+from tests.wire.gateway import Gateway, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,13 +18,8 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with its embedded broker; its exit code is checked at the end."""
-    running = Gateway(tmp_path_factory.mktemp("wire") / "data")
-    try:
-        yield running.start()
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
+    with serving(tmp_path_factory.mktemp("wire") / "data") as running:
+        yield running
 
 
 @pytest.fixture

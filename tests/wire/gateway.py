@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
@@ -31,7 +31,7 @@ import fastgw as fastgw_package
 from tests.wire.raw_http import Mode, Response, Wire, build, exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from nats.aio.client import Client
 
@@ -241,6 +241,20 @@ class Gateway:
         """Read back every message of a station, from the broker itself."""
         broker = self.broker()
         return stored(broker["url"], broker.get("user"), broker.get("password"), station)
+
+
+@contextmanager
+def serving(
+    data: Path, flags: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> Iterator[Gateway]:
+    """Run a gateway for a block; it must end with code 0 and no traceback in its log."""
+    running = Gateway(data, flags, env or {})
+    try:
+        yield running.start()
+    finally:
+        code = running.stop()
+    assert code == 0, running.log_text()
+    assert "Traceback" not in running.log_text(), running.log_text()
 
 
 def with_broker(

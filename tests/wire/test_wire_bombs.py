@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.wire.bombs import ANSWER_S_MAX, BODY_BYTES_MAX, REFUSED, check, post, send, watched
-from tests.wire.gateway import ADMIN, PASSWORD, Gateway, wait_until
+from tests.wire.gateway import ADMIN, PASSWORD, Gateway, serving, wait_until
 from tests.wire.raw_http import build
 
 if TYPE_CHECKING:
@@ -86,15 +86,9 @@ PACKED: Final = (
 @pytest.fixture(scope="module")
 def bombed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway of this module, whose memory no other test moves."""
-    running = Gateway(tmp_path_factory.mktemp("bombs") / "data")
-    try:
-        running.start()
+    with serving(tmp_path_factory.mktemp("bombs") / "data") as running:
         running.produce("plain", b"first")
         yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
 
 
 # --- content codings ------------------------------------------------------------------------------

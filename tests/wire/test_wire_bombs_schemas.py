@@ -15,7 +15,7 @@ import pytest
 
 from fastgw.schema.json_guard import TEXT_BYTES_MAX
 from tests.wire.bombs import BODY_BYTES_MAX, REFUSED, check, post
-from tests.wire.gateway import Gateway, wait_until
+from tests.wire.gateway import Gateway, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +28,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def bombed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway of this module, whose memory no other test moves."""
-    running = Gateway(tmp_path_factory.mktemp("schema-bombs") / "data")
-    try:
-        running.start()
+    with serving(tmp_path_factory.mktemp("schema-bombs") / "data") as running:
         yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log_text()
-    assert "Traceback" not in running.log_text(), running.log_text()
 
 
 NOTHING: Final = b"\xff"

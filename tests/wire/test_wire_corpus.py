@@ -15,7 +15,7 @@ from tests.corpus import AREAS, TARGET, Case
 from tests.corpus.core import Core
 from tests.corpus.verdict import Fields, judge
 from tests.corpus.wire import BYTES_MAX, play
-from tests.wire.gateway import Gateway
+from tests.wire.gateway import Gateway, serving
 from tests.wire.raw_http import Mode
 
 if TYPE_CHECKING:
@@ -30,15 +30,10 @@ SPLITS = 24
 def open_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway that asks for no credential, so that a case is the same bytes each time."""
     env = {"FASTGW_AUTH_MODE": "none"}
-    running = Gateway(tmp_path_factory.mktemp("corpus") / "data", env=env)
-    try:
-        running.start()
+    with serving(tmp_path_factory.mktemp("corpus") / "data", env=env) as running:
         # The station is there first: what waits for its creation has no order among itself.
         assert running.ask(TARGET.decode(), b"first").status == 200
         yield running
-    finally:
-        running.stop()
-    assert "Traceback" not in running.log_text(), running.log_text()
 
 
 def sampled(case: Case) -> range:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from tests.wire.gateway import Gateway
+from tests.wire.gateway import Gateway, serving
 from tests.wire.raw_http import Mode, build
 
 if TYPE_CHECKING:
@@ -27,11 +27,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         "FASTGW_LIMITS_PIPELINED_MAX": "2",
         "FASTGW_CORS_ORIGINS": "https://a.test,https://b.test",
     }
-    running = Gateway(tmp_path_factory.mktemp("small") / "data", env=env)
-    try:
-        yield running.start()
-    finally:
-        running.stop()
+    with serving(tmp_path_factory.mktemp("small") / "data", env=env) as running:
+        yield running
 
 
 @pytest.mark.parametrize("mode", MODES)
