@@ -159,6 +159,7 @@ cdef class Ingress:
     cdef int64_t backlog_bytes
     cdef WaitingLine waiting
     cdef dict groups                 # by stream, of stations whose messages go out in batches
+    cdef object turn_line            # connections with requests that wait until others had their turn
     cdef object starved              # connections with a body half read and no room for its rest
     cdef int64_t waiting_bytes, unread_bytes
     cdef Buffer scratch, no_fields
@@ -200,6 +201,7 @@ cdef class Ingress:
         self.waiting = WaitingLine(self)
         self.groups = {}
         self.starved = deque()
+        self.turn_line = deque()
         self.dirty = []
         self.dispatch_line = deque()
         self.copy_limits(limits)
@@ -594,6 +596,8 @@ cdef class Ingress:
             self.link.flush()
         if self.starved:
             pump_starved(self)
+        if self.turn_line:
+            pump_turn_line(self)
         self.dispatched_us = 0
         if self.dispatch_line:
             pump_dispatch(self)

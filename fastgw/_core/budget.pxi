@@ -86,7 +86,7 @@ cdef int pump_starved(Ingress ingress) except -1:
         conn = ingress.starved.popleft()
         room -= READ_BYTES
         conn.is_starved = False
-        if not conn.is_closed and conn.is_reading_paused:
+        if not conn.is_closed and conn.is_reading_paused and not conn.is_in_turn_line:
             read_on(conn)
     return 0
 

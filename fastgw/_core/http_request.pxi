@@ -45,7 +45,9 @@ cdef class HttpConnection:
     cdef bint is_starved             # a body is half read, and there is no room for its rest
     cdef uint64_t starved_until_ms
     cdef int64_t unread_bytes        # what the transport holds of our answers
-    cdef bytes backlog               # read, and not parsed before earlier requests are answered
+    cdef bytes backlog               # read, and not parsed yet
+    cdef Py_ssize_t backlog_at       # what of it is parsed
+    cdef bint is_in_turn_line        # the others come first
     # The connection.
     cdef bint is_stopped             # no further request is read
     cdef bint has_asked              # a request has begun
@@ -103,8 +105,6 @@ cdef class HttpConnection:
 
     def data_received(self, bytes data) -> None:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef Py_ssize_t at = 0
-        cdef Py_ssize_t take
         if self.is_stopped:
             return
         if not self.ingress.is_turn_scheduled:
@@ -112,16 +112,23 @@ cdef class HttpConnection:
             self.ingress.now_us = monotonic_us()
         self.ingress.row.add(COUNT_REQUEST_BYTES, <uint64_t>size)
         if self.backlog is not None:
-            keep_backlog(self, self.backlog + data)
-            return
-        if size <= SLICE_BYTES:
+            keep_backlog(self, self.backlog[self.backlog_at:] + data, 0)
+        elif size <= SLICE_BYTES:
             self.feed_bytes(data, size)
-            return
+        else:
+            self.feed_slices(data, 0)
+
+    cdef int feed_slices(self, bytes data, Py_ssize_t at) except -1:
+        """Parse `data` from `at` on, piece by piece, as far as this connection may now."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t begun = at
+        cdef Py_ssize_t take
         view = memoryview(data)
         while at < size and not self.is_stopped:
             if self.is_reading_paused:
-                keep_backlog(self, data[at:])
-                return
+                return keep_backlog(self, data, at)
+            if self.owed_count >= PIPELINED_A_TURN and at > begun:
+                return wait_for_turn(self, data, at)
             take = SLICE_BYTES
             if self.phase == PHASE_BODY and self.content_length - self.body_size > take:
                 take = self.content_length - self.body_size
@@ -129,6 +136,7 @@ cdef class HttpConnection:
                 take = size - at
             self.feed_bytes(view[at:at + take], take)
             at += take
+        return 0
 
     cdef int feed_bytes(self, object data, Py_ssize_t size) except -1:
         """Give bytes to the parser, and count those that bring no body nearer to its end."""
@@ -485,7 +493,7 @@ cdef class HttpConnection:
             return self.close_after_answers()
         if self.head is None and self.current is None:
             self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
-        if (self.is_reading_paused and not self.is_starved
+        if (self.is_reading_paused and not self.is_starved and not self.is_in_turn_line
                 and self.owed_count * 2 <= self.ingress.pipelined_max):
             read_on(self)
         return 0

@@ -8,7 +8,11 @@ cdef enum:
     HEAD_BUFFER_BYTES = 1024
     # LIMIT: how much the parser gets at once: a head can pass its bound by no more than this, and one
     # connection that pipelines tiny requests may have so many parsed before others have their turn.
-    SLICE_BYTES = 4096
+    SLICE_BYTES = 2048
+    # LIMIT: with so many requests unanswered, a connection parses on when the others have had their
+    # turn; and how long those that wait so may take of a turn, in microseconds.
+    PIPELINED_A_TURN = 16
+    PARSE_US_A_TURN = 2000
     # LIMIT: nats-server refuses a control line above 4,096 bytes and closes the connection that all
     # requests share. SOURCE: nats-server max_control_line. Subject, reply and digits stay far below.
     SUBJECT_BYTES_MAX = 512

@@ -9,19 +9,21 @@ time the connection has ended, no more "stored" than acks came, consumed message
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from fastgw import _core
 from tests.fuzz.answers import read_answers
 from tests.fuzz.world import World, cuts
 from tests.unit.dialogue import BATCH, HEAD, Client, FakeTransport, request
 
-if TYPE_CHECKING:
-    from fastgw import _core
-
 SINGLE: Final = request(b'{"a":1}')
 LIST: Final = request(b"[1,[2],3]", head=BATCH.replace(b"/batch", b"/batch?results=true"))
+GROUPED: Final = 20
+GROUP: Final = request(
+    b"[" + b",".join([b"1"] * GROUPED) + b"]", head=BATCH.replace(b"/orders/", b"/synced/")
+)
 CONSUME: Final = request(b"{}", head=HEAD.replace(b"produce/single", b"consume/batch"))
-DEFECTS: Final = ("the broker sent ", "an ack ", "a delivery ")
+DEFECTS: Final = ("the broker sent ", "an ack ", "a batch of ", "a delivery ")
 WORLD: list[World] = []
 
 
@@ -63,7 +65,9 @@ def listen(world: World, choice: int, seed: int, stream: bytes) -> None:
             check_messages(answers[0].body)
         elif answers[0].status == 200:
             stored += answers[0].body.count(b'"seq"') or 1
-    assert stored <= stream.count(b"MSG") + stream.lower().count(b"msg"), "stored without an ack"
+    acks = stream.count(b"MSG") + stream.lower().count(b"msg")
+    # One ack may speak of all messages of a group.
+    assert stored <= (GROUPED * acks if choice & 64 else acks), "stored without an ack"
     defects = world.dialogue.defects
     assert all(text.startswith(DEFECTS) for text in defects), defects
     defects.clear()
@@ -78,17 +82,21 @@ def open_link(world: World) -> bytes:
     dialogue.link.connection_made(dialogue.broker)
     dialogue.link.go_live({"max_payload": 1048576})
     dialogue.run_turns()
-    written = dialogue.broker.take()
-    assert written.startswith(b"SUB _INBOX."), written
-    return written.split(b" ")[1].removesuffix(b"*")
+    line = bytes(dialogue.link.subscribe_line)
+    assert line.startswith(b"SUB _INBOX."), line
+    return line.split(b" ")[1].removesuffix(b"*")
 
 
 def start_requests(world: World, choice: int) -> list[Client]:
-    """Put two publishes, a batch and a pull in flight."""
+    """Put two publishes, a batch, a pull, and maybe messages of a group commit in flight."""
     dialogue = world.dialogue
     clients = [world.client() for _ in range(4)]
     for client, asked in zip(clients, (SINGLE, SINGLE, LIST, CONSUME), strict=True):
         client.send(asked)
+    if choice & 64:
+        dialogue.ingress.put_station(_core.Station("synced", "orders", "orders", ack_fsync=True))
+        clients.append(world.client())
+        clients[-1].send(GROUP)
     dialogue.run_turns()
     (consume,) = dialogue.consumed
     dialogue.consumed.clear()

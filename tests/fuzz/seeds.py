@@ -46,6 +46,9 @@ BROKER_WORDS: Final = (
     b'{"stream":"orders","seq":1}', b'{"error":{"code":400}}', b'"duplicate":true', b"-",
     b"$JS.ACK.orders.group.1.1.1.1700000000123456789.0", b"999999999999999999", b"-1", b"\xff",
     b"-ERR 'Permissions Violation for Publish to \"orders\"'\r\n",
+    b"-ERR 'Permissions Violation for Subscription to \"@*\"'\r\n",
+    b'{"stream":"orders","seq":20,"batch":"x","count":20}', b'"err_code":10201', b'"count":20',
+    b"$JS.API.CONSUMER.MSG.NEXT.orders.group",
 )  # fmt: skip
 WORDS: Final[dict[str, tuple[bytes, ...]]] = {
     "http": HTTP_WORDS,
@@ -147,6 +150,9 @@ def from_broker() -> list[bytes]:
         b"HMSG @c.2 2 16 16\r\nNATS/1.0 503\r\n\r\n\r\n",
         b'INFO {"max_payload":1048576}\r\n-ERR \'Stale Connection\'\r\n',
         b"-ERR 'Permissions Violation for Publish to \"orders\"'\r\n",
+        b"-ERR 'Permissions Violation for Publish to \"orders\"'\r\nPONG\r\n" + ack % (0, 27, 1),
+        b'MSG @5 1 51\r\n{"stream":"orders","seq":20,"batch":"x","count":20}\r\n',
+        b'MSG @5 1 37\r\n{"error":{"code":400,"err_code":10201}}\r\n' + ack % (5, 27, 1),
         b"MSG @0 1 999999999999999999\r\nx", b"MSG\r\n", b"HMSG a 1 5 2\r\n", b"NONSENSE\r\n",
         b"MSG a 1 1\r\nxyz" + b"A" * 70000,
     ]  # fmt: skip

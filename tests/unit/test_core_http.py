@@ -420,3 +420,34 @@ def test_envelope_type_of_a_batch_is_415() -> None:
     client.send(request(b'[{"message":1}]', head=head))
     assert [a.status for a in client.answers()] == [415]
     assert dialogue.frames() == []
+
+
+def test_pipelined_flood_leaves_turns_to_the_others() -> None:
+    dialogue = Dialogue(pipelined_max=1000)
+    flood, other = dialogue.client(), dialogue.client()
+    flood.send(request(b"x") * 400)
+    other.send(request(b"y"))
+    payloads = [frame.payload for frame in dialogue.frames()]
+    assert payloads.index(b"y") < 30
+    assert payloads.count(b"x") == 400
+
+
+def test_pipelined_rest_that_waits_for_its_turn_is_read_to_its_end() -> None:
+    dialogue = Dialogue(pipelined_max=1000)
+    client = dialogue.client()
+    data = request(b"x") * 100
+    client.send(data[:-3])
+    assert client.transport.is_reading_paused
+    assert len(dialogue.frames()) == 99
+    assert not client.transport.is_reading_paused
+    client.send(data[-3:])
+    assert len(dialogue.frames()) == 1
+
+
+def test_pipelined_client_that_left_while_it_waited_for_its_turn() -> None:
+    dialogue = Dialogue(pipelined_max=1000)
+    client = dialogue.client()
+    client.send(request(b"x") * 100)
+    client.protocol.connection_lost(None)
+    assert len(dialogue.frames()) < 100
+    assert dialogue.ingress.stats()["connections"] == 0

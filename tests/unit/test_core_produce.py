@@ -166,6 +166,7 @@ def test_waiting_bytes_bound_reached_answers_503() -> None:
     body = b"y" * 600_000
     client.send(request(body))
     client.send(request(body))
+    dialogue.run_turns()
     assert dialogue.ingress.stats()["waiting_bytes"] == len(body)
     for number, frame in enumerate(dialogue.frames()):
         dialogue.store(frame, number)
