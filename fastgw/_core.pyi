@@ -116,6 +116,9 @@ class BrokerLink(asyncio.Protocol):
     transport: asyncio.Transport | None
     pings_out: int
     is_live: bool
+    is_fruitful: bool
+    @property
+    def barren_ms(self) -> int: ...
     @property
     def in_flight(self) -> int: ...
     def use_transport(self, transport: asyncio.BaseTransport) -> None: ...

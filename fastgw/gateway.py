@@ -165,7 +165,7 @@ class Gateway:
         await self.stations.start()
         await self._station_table.settle()
         self._data_plane = DataPlane(
-            loop, self._nats, self.ingress.make_link, self._on_live, lambda: None
+            loop, self._nats, self.ingress.make_link, self._on_live, lambda: None, self._on_barren
         )
         self._data_plane.start()
         self._sweep()
@@ -245,6 +245,10 @@ class Gateway:
         """Have messages sent again that the lost connection has left unanswered."""
         for stream in self.ingress.held_streams():
             self._start_task(self._find_window(stream))
+
+    def _on_barren(self, server: str) -> None:
+        """Leave with the control plane, too: that server may know of no change any more."""
+        self._start_task(self._client.leave(server))
 
     async def _find_window(self, stream: str) -> None:
         """Tell the core the duplicate window of a stream; without it nothing is sent twice."""

@@ -69,6 +69,7 @@ cdef class BrokerLink:
         on_pong: called for each PONG.
         on_error: called with the text of each -ERR that belongs to no publish.
         on_lost: called once with the exception, or None, when the connection has ended.
+        is_fruitful: whether some stream has stored a publish.
     """
 
     cdef Ingress ingress
@@ -79,6 +80,8 @@ cdef class BrokerLink:
     cdef int fd
     cdef bint is_retired, is_paused, is_lost
     cdef uint64_t pings_count, pongs_count
+    cdef uint64_t barren_since_ms    # 0 while some stream answers
+    cdef readonly bint is_fruitful   # whether one ever has
     cdef list denials                # refusals that no request could be told yet
     cdef Slots slots
     cdef Buffer out
@@ -178,6 +181,11 @@ cdef class BrokerLink:
     def close(self) -> None:
         if self.transport is not None and not self.is_lost:
             self.transport.close()
+
+    @property
+    def barren_ms(self) -> int:
+        """For how long no stream has stored although there were publishes; 0 when one has."""
+        return self.ingress.now_ms - self.barren_since_ms if self.barren_since_ms else 0
 
     @property
     def in_flight(self) -> int:
@@ -372,8 +380,10 @@ cdef class BrokerLink:
         if op.kind == OP_MSG:
             sequence = parse_stored(data, <Py_ssize_t>op.total_size, request.station.ack_head)
         elif parse_status(data, <Py_ssize_t>op.header_size) == 503:
+            self.note_barren(slot.sent_us // 1000)
             return request.settle_fault(index, "broker-away", "no stream answers for this station")
         if sequence >= 0:
+            self.note_fruit()
             self.ingress.row.add(COUNT_STORED, 1)
             return request.settle_stored(index, <uint64_t>sequence, False)
         return self.settle_by_text(
@@ -399,6 +409,7 @@ cdef class BrokerLink:
             return request.settle_fault(index, "outcome-unknown", "the broker's answer is not understood")
         if ack.stream != request.station.stream:
             name_stream(request, stream, ack.seq)
+        self.note_fruit()
         self.ingress.row.add(COUNT_DUPLICATES if ack.duplicate else COUNT_STORED, 1)
         return request.settle_stored(index, ack.seq, ack.duplicate)
 
@@ -467,6 +478,17 @@ cdef class BrokerLink:
 
     # --- time and trouble -------------------------------------------------------------------
 
+    cdef inline void note_fruit(self) noexcept:
+        # WHY not for a refusal, too: a leader that has lost the others still refuses by itself.
+        self.barren_since_ms = 0
+        self.is_fruitful = True
+
+    cdef int note_barren(self, uint64_t since_ms) except -1:
+        """No stream takes a publish of `since_ms`: its server may have lost the others."""
+        if self.barren_since_ms == 0:
+            self.barren_since_ms = since_ms
+        return 0
+
     cdef int sweep(self, uint64_t now_ms) except -1:
         """Answer what has waited too long: publishes without an ack, pulls without an end."""
         cdef Slot* slot
@@ -478,6 +500,7 @@ cdef class BrokerLink:
             slot = &self.slots.slots[i]
             if slot.request != NULL and now_ms >= slot.deadline_ms:
                 index = slot.index
+                self.note_barren(slot.deadline_ms - self.ingress.ack_timeout_ms)
                 request = self.slots.give_back(slot, False)
                 request.settle_fault(
                     index, "ack-timeout",

@@ -72,6 +72,13 @@ class ControlClient(Client):
         self._refusals = 0
         self._refusal_text = ""
         self._refused: asyncio.Future[None] | None = None
+        self._avoided = ""
+
+    async def leave(self, label: str) -> None:
+        """Go to another server, if this connection is with the one at `label`."""
+        if self.is_connected and self._where() == label:
+            self._avoided = label
+            await self._process_op_err(errors.StaleConnectionError())
 
     async def open(self, timeout_s: float) -> None:
         """Connect, or raise UpstreamFault("broker-away") after `timeout_s` seconds at most."""
@@ -214,6 +221,8 @@ class ControlClient(Client):
         self, servers: list[Server], _info: dict[str, Any]
     ) -> tuple[Server | None, float]:
         """Take a server that failed least; the first try at once, later ones after a backoff."""
+        others = [one for one in servers if parse_server(one.uri.geturl()).label != self._avoided]
+        servers, self._avoided = others or servers, ""
         fewest = min(server.reconnects for server in servers)
         candidates = [server for server in servers if server.reconnects == fewest]
         wait_s = 0.0 if fewest == 0 else self._backoff.next_s()

@@ -48,6 +48,16 @@ retired link that is still not idle by then is closed."""
 
 CLOSE_S_MAX: Final = 1.0
 
+LOOK_S: Final = 0.25
+"""How often a live link is looked at."""
+
+BARREN_S: Final = 2.0
+"""LIMIT: where no stream answers for so long, another server is tried. WHY: a server that lost the
+others of its cluster stays connected and refuses, or keeps silent, for as long as they are away."""
+
+BARREN_S_MAX: Final = 60.0
+"""LIMIT: each try in vain doubles the patience: perhaps no server has the stream."""
+
 _ACK_SUBJECT: Final = re.compile(r"(\$JS\.ACK\.[^.\"]+\.[^.\"]+)\.[^\"]*")
 
 
@@ -64,6 +74,7 @@ class DataPlane:
         make_link: returns a fresh link for each dial.
         on_live: takes the link that may carry publishes from now on.
         on_lost: told when there is no such link any more.
+        on_barren: told the address of a server that is left because no stream answers there.
 
     Raises:
         CredentialsError: a configured key file cannot be used.
@@ -76,6 +87,7 @@ class DataPlane:
         make_link: Callable[[], Link],
         on_live: Callable[[Link], None],
         on_lost: Callable[[], None],
+        on_barren: Callable[[str], None] = lambda server: None,
     ) -> None:
         self.last_error: str = ""
         self._loop = loop
@@ -86,6 +98,8 @@ class DataPlane:
         self._make_link = make_link
         self._on_live = on_live
         self._on_lost = on_lost
+        self._on_barren = on_barren
+        self._patience_s = BARREN_S
         self._quiet = QuietLog(log)
         self._live: Session | None = None
         self._live_event = asyncio.Event()
@@ -191,13 +205,16 @@ class DataPlane:
         started = self._loop.time()
         self._go_up(session)
         interval_s = self._config.ping_interval_ms / 1000
+        ping_at = started + interval_s
         ends: set[asyncio.Future[Any]] = {session.lost, session.lame}
         while not session.lost.done() and not session.lame.done():
-            done, _ = await asyncio.wait(
-                ends, timeout=interval_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if done:
+            wait_s = min(LOOK_S, max(0.0, ping_at - self._loop.time()))
+            done, _ = await asyncio.wait(ends, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            if done or self._leave_barren(session):
                 break
+            if self._loop.time() < ping_at:
+                continue
+            ping_at = self._loop.time() + interval_s
             if session.link.pings_out >= self._config.pings_out_max:
                 self.last_error = (
                     f"{session.server.label} answered none of {session.link.pings_out} PINGs"
@@ -237,13 +254,29 @@ class DataPlane:
             self._go_down(session)
             session.abort()
 
+    def _leave_barren(self, session: Session) -> bool:
+        """Leave a server where no stream answers, when there are others. Returns whether it did."""
+        barren_s = session.link.barren_ms / 1000
+        if not barren_s and session.link.is_fruitful:
+            self._patience_s = BARREN_S
+        if barren_s < self._patience_s or len(self._pool.servers) == 1:
+            return False
+        self._patience_s = min(BARREN_S_MAX, 2 * self._patience_s)
+        label = session.server.label
+        self._leave(session, f"at {label} no stream answers for {barren_s:.1f} s; trying others")
+        self._on_barren(label)
+        return True
+
     def _on_update(self, session: Session, info: dict[str, object]) -> None:
         self._pool.merge(info.get("connect_urls"), session.server)
-        if not info.get("ldm") or session.lame.done():
-            return
-        # WHY: JetStream is shut down already; every publish from here on would be a false 503.
-        log.warning("data plane: %s is going away (lame duck)", session.server.label)
-        self.last_error = f"{session.server.label} is going away (lame duck)"
+        if info.get("ldm") and not session.lame.done():
+            # WHY: JetStream is shut down already; every publish from here on would be a false 503.
+            self._leave(session, f"{session.server.label} is going away (lame duck)")
+
+    def _leave(self, session: Session, why: str) -> None:
+        """Send nothing new over this link; it closes when what is in flight is answered."""
+        log.warning("data plane: %s", why)
+        self.last_error = why
         self._retired[session] = self._loop.call_later(RETIRED_S_MAX, session.link.close)
         session.link.retire()
         session.lame.set_result(None)

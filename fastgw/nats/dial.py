@@ -46,6 +46,14 @@ class Link(Protocol):
         """Our PINGs that no PONG answered yet."""
 
     @property
+    def is_fruitful(self) -> bool:
+        """Whether some stream has answered a publish."""
+
+    @property
+    def barren_ms(self) -> int:
+        """For how long no stream has answered although there were publishes; 0 when one has."""
+
+    @property
     def subscribe_line(self) -> bytes:
         """The SUB that the handshake carries."""
 

@@ -71,6 +71,9 @@ class PlainLink(asyncio.Protocol):
     def publish(self, subject: str) -> None:
         self.send(b"PUB %s _INBOX.t 1\r\nx\r\n" % subject.encode())
 
+    barren_ms = 0
+    is_fruitful = True
+
     @property
     def subscribe_line(self) -> bytes:
         return b"SUB _INBOX.t 1\r\n"

@@ -421,6 +421,32 @@ async def test_live_lame_duck_alone_lost_until_it_returns(
     assert "is going away (lame duck)" in caplog.text
 
 
+async def test_live_server_where_no_stream_answers_is_left_for_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with running(tmp_path / "a") as one, running(tmp_path / "b") as other:
+        async with Recorder(quick_config([one.url, other.url])) as recorder:
+            link = await recorder.live_link()
+            left = recorder.plane.server
+            link.barren_ms = 1_000
+            await asyncio.sleep(2 * connection.LOOK_S)
+            assert recorder.plane.link is link, "a moment is no reason"
+            link.barren_ms = 2_500
+            await eventually(lambda: recorder.events == ["live", "lost", "live"])
+            assert recorder.plane.server != left
+            assert link.retired
+    assert caplog.text.count("no stream answers for 2.5 s") == 1
+
+
+async def test_live_only_server_is_kept_though_no_stream_answers(broker: Broker) -> None:
+    async with Recorder(broker.config()) as recorder:
+        link = await recorder.live_link()
+        link.barren_ms = 10_000
+        await asyncio.sleep(3 * connection.LOOK_S)
+        assert recorder.plane.link is link
+
+
 async def test_stop_with_retired_link_closes_it(broker: Broker) -> None:
     async with Recorder(broker.config()) as recorder:
         link = await recorder.live_link()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.unit.dialogue import BATCH, Client, Dialogue, FakeTransport, Frame, request
@@ -167,3 +169,25 @@ def test_messages_are_sent_again_in_their_order() -> None:
     new_link(dialogue)
     dialogue.ingress.note_window("orders", 120_000)
     assert [frame.payload for frame in dialogue.frames()] == [b"2", b"3", b"4", b"5"]
+
+
+def test_link_tells_for_how_long_no_stream_answers() -> None:
+    dialogue = Dialogue()
+    client = dialogue.client()
+    assert dialogue.link.barren_ms == 0
+    client.send(request())
+    (frame,) = dialogue.frames()
+    block = b"NATS/1.0 503\r\n\r\n"
+    dialogue.link.data_received(
+        b"HMSG %s 1 %d %d\r\n%s\r\n" % (frame.reply, len(block), len(block), block)
+    )
+    until = time.monotonic() + 5
+    while dialogue.link.barren_ms < 10 and time.monotonic() < until:
+        dialogue.ingress.sweep()
+    assert dialogue.link.barren_ms >= 10
+    assert not dialogue.link.is_fruitful
+    client.send(request())
+    (frame,) = dialogue.frames()
+    dialogue.store(frame, 1)
+    assert dialogue.link.barren_ms == 0
+    assert dialogue.link.is_fruitful
