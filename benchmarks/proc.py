@@ -102,6 +102,27 @@ def measure_cpu_us(root: int) -> int:
     return sum(stat.cpu_us for stat in find_tree(root))
 
 
+def parse_schedstat_us(text: str) -> int:
+    """Parse a `schedstat` line. SOURCE: kernel, sched-stats: nanoseconds on the CPU come first."""
+    return int(text.partition(" ")[0]) // 1000
+
+
+def measure_cpu_us_finely(root: int) -> int:
+    """Sum the CPU time of a process tree to the microsecond, over its living threads.
+
+    WHY: a tick of 10 ms is a large part of a short round. Where the kernel keeps no such figure,
+    ticks are counted.
+    """
+    total = 0
+    for stat in find_tree(root):
+        try:
+            tasks = list(Path(f"/proc/{stat.pid}/task").iterdir())
+            total += sum(parse_schedstat_us((task / "schedstat").read_text()) for task in tasks)
+        except (FileNotFoundError, ProcessLookupError):
+            total += stat.cpu_us  # No such file, or the process ended meanwhile.
+    return total
+
+
 def measure_memory(root: int) -> Memory:
     """Sum the memory of a process tree. Pages shared by two of its processes count twice."""
     rss_kb = peak_kb = 0

@@ -8,11 +8,14 @@ It must never end a process that it did not start, nor wait without a bound.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +27,12 @@ SETTINGS: Final = ("FASTGW_", "JWT_", "REFRESH_JWT_", "HTTP_PORT", "MEMPHIS_", "
 STOP_GRACE_S: Final = 5.0
 """LIMIT: how long a child may take to end after SIGTERM before it is killed."""
 LOG_LINES_SHOWN: Final = 12
+READ_BYTES: Final = 1 << 16
 LAUNCHER: Final = Path(__file__).with_name("launch.py")
+
+
+Cores = int | tuple[int, ...]
+"""Where a child may run: one core, or several."""
 
 
 class Failed(Exception):
@@ -52,9 +60,10 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, **extra}
 
 
-def _pin(argv: Sequence[str], core: int) -> list[str]:
-    """Build the command line that runs `argv` on one core for as long as this process lives."""
-    launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(core), str(os.getpid())]
+def _pin(argv: Sequence[str], cores: Cores) -> list[str]:
+    """Build the command line that runs `argv` on its cores for as long as this process lives."""
+    names = ",".join(map(str, cores if isinstance(cores, tuple) else (cores,)))
+    launcher = [sys.executable, "-I", "-S", str(LAUNCHER), names, str(os.getpid())]
     return [*launcher, *argv]
 
 
@@ -84,6 +93,61 @@ def run_bounded(argv: Sequence[str], core: int, timeout_s: float, env: Mapping[s
     return text
 
 
+@contextmanager
+def open_dialogue(argv: Sequence[str], core: Cores, timeout_s: float) -> Iterator[Dialogue]:
+    """Run a command that speaks in lines; it is told to end, by the end of its input, afterwards.
+
+    Raises:
+        Failed: it ended with an error, or was not done within `timeout_s`.
+    """
+    with subprocess.Popen(
+        _pin(argv, core),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=clean_environment({}),
+    ) as process:
+        try:
+            yield Dialogue(process, time.monotonic() + timeout_s, argv[0])
+            process.communicate(timeout=STOP_GRACE_S)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+class Dialogue:
+    """A running command: lines from it and to it, with a bound on all waiting."""
+
+    def __init__(self, process: subprocess.Popen[bytes], deadline: float, name: str) -> None:
+        self._process = process
+        self._deadline = deadline
+        self._name = name
+        self._read = b""
+
+    def read_line(self) -> str:
+        """Wait for the next line; raise `Failed` with what it said when there is none."""
+        output = self._process.stdout
+        assert output is not None
+        while b"\n" not in self._read:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0 or not select.select([output], [], [], left_s)[0]:
+                raise Failed(f"{self._name} was not done in time")
+            data = os.read(output.fileno(), READ_BYTES)
+            if not data:
+                errors = self._process.communicate(timeout=STOP_GRACE_S)[1]
+                raise Failed(f"{self._name} ended: {last_lines(errors.decode(errors='replace'))}")
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+    def say(self, line: str) -> None:
+        """Send one line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+
 def last_lines(text: str) -> str:
     """Cut a log to the lines that matter when something went wrong."""
     return "\n".join(text.strip().splitlines()[-LOG_LINES_SHOWN:])
@@ -94,16 +158,18 @@ class Child:
 
     Args:
         argv: the command line.
-        core: the core it is pinned to; its own children inherit that.
+        cores: the core it is pinned to, or several; its own children inherit that.
         log: the file that takes its standard output and error.
         env: variables added to a clean environment.
     """
 
-    def __init__(self, argv: Sequence[str], core: int, log: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, argv: Sequence[str], cores: Cores, log: Path, env: Mapping[str, str]
+    ) -> None:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                _pin(argv, core),
+                _pin(argv, cores),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -121,6 +187,13 @@ class Child:
         """Raise `Failed` with the end of the child's log when it has ended."""
         if self._process.poll() is not None:
             raise Failed(f"it ended with {self._process.returncode}: {self.read_log()}")
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the child ends by itself; raise `Failed` when it does not."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"it did not end within {timeout_s:.0f} s") from error
 
     def read_log(self) -> str:
         """Read the last lines that the child printed."""

@@ -7,16 +7,20 @@ It must never let an invalid round into a median, nor show a row without saying 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Final
 
 import msgspec
 
-from benchmarks.subjects import FLOOR, SUBJECTS
+from benchmarks.processes import ROOT
+from benchmarks.subjects import FLOOR, GATEWAY, SUBJECTS
+from benchmarks.targets import Verdict, judge
+from benchmarks.targets import format_markdown as format_verdicts
 from benchmarks.workloads import WORKLOADS
 
 FORMAT: Final = 1
+RESULTS_DIR: Final = ROOT / "benchmarks" / "results"
 OTHERS_PERCENT_CALM: Final = 8.0
 """LIMIT: the kernel's own share of a core under load was 2 to 5 %; more is somebody else."""
 
@@ -106,6 +110,9 @@ class Results(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     rows: list[Row]
     samples: list[Sample]
+    publisher_rates: dict[str, float] = {}
+    """Messages a second that a raw publisher stored on the server's core, by workload."""
+    verdicts: list[Verdict] = []
 
 
 def build_rows(
@@ -173,6 +180,35 @@ def _compare_to_floor(rows: list[Row]) -> list[Row]:
     ]
 
 
+def judge_rows(rows: Iterable[Row], publisher_rates: Mapping[str, float]) -> list[Verdict]:
+    """Judge the targets whose workloads ran with the gateway and whom it is compared with."""
+    found = {(row.workload, row.subject): row for row in rows if row.rounds_valid}
+
+    def find_times(workload: str, *peers: str) -> float | None:
+        costs = [found[workload, name].cpu_us for name in peers if (workload, name) in found]
+        ours = found.get((workload, GATEWAY))
+        return min(costs) / ours.cpu_us if costs and ours and ours.cpu_us else None
+
+    verdicts: list[Verdict] = []
+    if ours := found.get(("schema", GATEWAY)):
+        verdicts += [
+            judge("P1.floor", ours.times_floor),
+            judge("P1.fastapi", find_times("schema", "fastapi")),
+            judge("P1.asgi", find_times("schema", "asgi-uvicorn", "asgi-granian")),
+        ]
+    if ours := found.get(("single-plain", GATEWAY)):
+        verdicts.append(judge("P2.floor", ours.times_floor))
+    if ours := found.get(("batch", GATEWAY)):
+        verdicts.append(judge("P5.plain", ours.cpu_us_per_message))
+    if ours := found.get(("schema-batch", GATEWAY)):
+        verdicts.append(judge("P5.schema", ours.cpu_us_per_message))
+    if ours := found.get(("batch-plain", GATEWAY)):
+        rate = publisher_rates.get("batch-plain")
+        messages = ours.rate * WORKLOADS["batch-plain"].messages
+        verdicts.append(judge("P5.rate", messages / rate if rate else None))
+    return verdicts
+
+
 HEADINGS: Final = (
     "subject",
     "CPU µs/req",
@@ -228,12 +264,15 @@ def format_machine(results: Results) -> str:
 def format_markdown(results: Results) -> str:
     """Format the tables of a run as Markdown, with the machine and every problem below."""
     lines: list[str] = [f"# Benchmark of {results.started_at}", "", format_machine(results), ""]
+    lines += format_verdicts(results.verdicts)
     for name in dict.fromkeys(row.workload for row in results.rows):
         rows = [row for row in results.rows if row.workload == name]
         lines += [f"## {format_title(name, results.options.connections)}", ""]
         lines += ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
         lines += ["| " + " | ".join(format_cells(row)) + " |" for row in rows]
         lines += ["", *format_problems(rows)]
+    for name, rate in results.publisher_rates.items():
+        lines += [f"A raw publisher stored {rate:,.0f} messages a second beside {name}.", ""]
     lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in results.versions.items()), ""]
     return "\n".join(lines)
 

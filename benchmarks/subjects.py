@@ -20,6 +20,8 @@ from typing import Final
 
 from benchmarks.broker import Broker
 from benchmarks.floor import build_floor
+from benchmarks.needs import find_missing
+from benchmarks.peers.compiled import PEERS, build_peer, describe_routes
 from benchmarks.processes import Child, Failed, find_free_port, run_bounded
 from benchmarks.workloads import SCHEMA, Request, Workload
 
@@ -30,6 +32,7 @@ POLL_S: Final = 0.05
 TOKEN_LIFE_S: Final = 24 * 3600
 PLAIN_STATION: Final = "plain"
 TYPED_STATION: Final = "typed"
+ADMIN: Final = "bench"
 FLOOR: Final = "floor"
 GATEWAY: Final = "fastgw"
 
@@ -54,6 +57,23 @@ class Running:
     child: Child
     port: int
     token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a gateway under test differs from one worker with its defaults.
+
+    Args:
+        env: variables added to its environment.
+        workers: how many worker processes.
+        cores: where it may run, if not on the server's core alone.
+        token: used instead of logging in, which takes memory for a moment.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1
+    cores: tuple[int, ...] = ()
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +155,14 @@ def _start_floor(bench: Bench, workload: Workload) -> Running:
     return Running(child, port, key if workload.has_key else _sign_token(bench))
 
 
+def _peer_environment(bench: Bench) -> dict[str, str]:
+    return {"BENCH_NATS_URL": bench.broker.url, "BENCH_JWT_SECRET": bench.secret}
+
+
 def _start_peer(name: str, bench: Bench, argv: list[str], port: int) -> Running:
-    env = {"BENCH_NATS_URL": bench.broker.url, "BENCH_JWT_SECRET": bench.secret}
     log = bench.folder / f"{name}.log"
-    child = Child([sys.executable, "-m", *argv], bench.core, log, env)
+    argv = [sys.executable, "-m", *argv]
+    child = Child(argv, bench.core, log, _peer_environment(bench))
     return Running(child, port, _sign_token(bench))
 
 
@@ -167,18 +191,40 @@ def _start_granian(bench: Bench, _: Workload) -> Running:
     return _start_peer("asgi-granian", bench, [*argv, "benchmarks.peers.asgi_app:app"], port)
 
 
+def _start_compiled(name: str) -> Callable[[Bench, Workload], Running]:
+    def start(bench: Bench, _: Workload) -> Running:
+        peer, port = PEERS[name], find_free_port()
+        env = {**_peer_environment(bench), "BENCH_ROUTES": describe_routes(), **peer.run_env}
+        argv = [str(build_peer(peer)), str(port)]
+        child = Child(argv, bench.core, bench.folder / f"{name}.log", env)
+        return Running(child, port, _sign_token(bench))
+
+    return start
+
+
 def _start_aiohttp(bench: Bench, _: Workload) -> Running:
     port = find_free_port()
     return _start_peer("aiohttp", bench, ["benchmarks.peers.aiohttp_app", str(port)], port)
 
 
-def _start_gateway(bench: Bench, workload: Workload) -> Running:
-    """Start the gateway as a user would: one worker, an admin from the environment."""
+def start_gateway(bench: Bench, workload: Workload, setup: Setup | None = None) -> Running:
+    """Start the gateway as a user would, and wait until it is ready.
+
+    Args:
+        bench: broker, core and folder.
+        workload: names the station, and says whether a schema and an API key are wanted.
+        setup: what differs from one worker with its defaults.
+
+    Raises:
+        Failed: a command failed, it ended, or it was not ready in time.
+    """
+    setup = setup or Setup()
     port = find_free_port()
     env = {
-        "FASTGW_ADMIN_USER": "bench",
+        "FASTGW_ADMIN_USER": ADMIN,
         "FASTGW_ADMIN_PASSWORD": bench.password,
         "FASTGW_STATIONS_AUTO_CREATE": "true",
+        **setup.env,
     }
     gateway = [sys.executable, "-m", "fastgw"]
     if workload.station == PLAIN_STATION:
@@ -186,11 +232,12 @@ def _start_gateway(bench: Bench, workload: Workload) -> Running:
     if workload.has_schema:
         _add_typed_station(gateway, bench)
     argv = [*gateway, "serve", "--listen", f"127.0.0.1:{port}", "--nats", bench.broker.url]
-    argv += ["--data", str(bench.folder / "fastgw-data")]
-    child = Child(argv, bench.core, bench.folder / "fastgw.log", env)
+    argv += ["--data", str(bench.folder / "fastgw-data"), "--workers", str(setup.workers)]
+    child = Child(argv, setup.cores or bench.core, bench.folder / "fastgw.log", env)
     try:
-        _wait_until_ready(child, port)
-        token = _authenticate(port, {"username": "bench", "password": bench.password})
+        wait_until_ready(child, port)
+        login = {"username": ADMIN, "password": bench.password}
+        token = setup.token or authenticate(port, login)
         if workload.has_key:
             token = _make_key(port, token)
     except BaseException:
@@ -219,7 +266,8 @@ def _add(argv: list[str], bench: Bench) -> None:
             raise Failed(f"`{' '.join(argv[2:5])}` failed: {error}") from error
 
 
-def _wait_until_ready(child: Child, port: int) -> None:
+def wait_until_ready(child: Child, port: int) -> None:
+    """Wait until `/readyz` answers 200; raise `Failed` when it does not in time."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         child.check_alive()
@@ -232,7 +280,8 @@ def _wait_until_ready(child: Child, port: int) -> None:
     raise Failed(f"/readyz was not 200 within {READY_TIMEOUT_S:.0f} s: {child.read_log()}")
 
 
-def _authenticate(port: int, credentials: Mapping[str, str]) -> str:
+def authenticate(port: int, credentials: Mapping[str, str]) -> str:
+    """Log in and return the access token; it lives as long as any run."""
     # WHY: the run may last longer than the default life of a token.
     body = json.dumps({**credentials, "token_expiry_in_minutes": TOKEN_LIFE_S // 60}).encode()
     headers = {"Content-Type": "application/json"}
@@ -257,7 +306,7 @@ SUBJECTS: Final = {
     subject.name: subject
     for subject in (
         Subject(FLOOR, "C floor", (), _start_floor),
-        Subject(GATEWAY, "fastgw", ("fastgw",), _start_gateway),
+        Subject(GATEWAY, "fastgw", ("fastgw",), start_gateway),
         Subject(
             "asgi-uvicorn",
             "raw ASGI on uvicorn + nats-py",
@@ -277,5 +326,16 @@ SUBJECTS: Final = {
             (*_NATS_PY, "fastapi", "uvicorn", "uvloop", "httptools"),
             _start_uvicorn("fastapi", "benchmarks.peers.fastapi_app:app"),
         ),
+        Subject("go", "Go: fasthttp + nats.go", ("go",), _start_compiled("go")),
+        Subject("rust", "Rust: hyper + async-nats", ("cargo",), _start_compiled("rust")),
     )
 }
+
+
+def find_left_out() -> dict[str, str]:
+    """Find the compiled peers whose toolchain is not here, each with the sentence that says so.
+
+    A run that names no subjects goes on without them; one that names them ends.
+    """
+    missing = {peer.name: find_missing((), SUBJECTS[peer.name].needs) for peer in PEERS.values()}
+    return {name: lines[0] for name, lines in missing.items() if lines}

@@ -1,1 +1,1 @@
-"""The load generator: wrk, driven by a generated Lua script."""
+"""The load generators: wrk for the table, and a pacer of our own for everything else."""

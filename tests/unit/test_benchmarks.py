@@ -24,7 +24,6 @@ from benchmarks.broker import Broker, start_broker
 from benchmarks.floor import SOURCE_FILE, build_floor
 from benchmarks.harness import Record, judge
 from benchmarks.load import wrk
-from benchmarks.micro import __main__ as micro
 from benchmarks.processes import (
     ROOT,
     Child,
@@ -34,7 +33,14 @@ from benchmarks.processes import (
     find_free_port,
     run_bounded,
 )
-from benchmarks.subjects import SUBJECTS, Bench, Running, start_ready, wait_for_answer
+from benchmarks.subjects import (
+    SUBJECTS,
+    Bench,
+    Running,
+    find_left_out,
+    start_ready,
+    wait_for_answer,
+)
 from benchmarks.workloads import FORWARDED, WORKLOADS, Request, build_message
 
 STAT = "4711 (a (b) c) S 4700 4711 4700 0 -1 4194304 99 0 0 0 {user} {system} 7 9 20 0 1 0 5 6 7"
@@ -266,7 +272,7 @@ def test_stored_results_read_back_as_they_were(tmp_path: Path) -> None:
 def test_options_have_defaults_for_the_whole_table() -> None:
     options, out = command.parse_options([])
     assert options.workloads == ["single", "single-plain", "batch", "schema", "schema-batch"]
-    assert options.subjects == list(SUBJECTS)
+    assert options.subjects == [name for name in SUBJECTS if name not in find_left_out()]
     assert options.connections == 64
     assert out == ROOT / "benchmarks" / "results"
 
@@ -513,7 +519,7 @@ def test_server_that_ends_at_once_fails_with_its_log(tmp_path: Path) -> None:
         wait_for_answer(running, WORKLOADS["single"].build_request("t"))
 
 
-# --- a whole run, and the micro benchmarks ------------------------------------------------------
+# --- a whole run --------------------------------------------------------------------------------
 
 
 @needs_wrk
@@ -547,47 +553,3 @@ def test_interrupted_run_stores_nothing_and_ends_with_1(
     finally:
         signal.signal(signal.SIGINT, previous)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_count_of_callgrind_is_read() -> None:
-    assert micro.parse_collected("==1== Events    : Ir\n==1== Collected : 123456\n") == 123456
-    with pytest.raises(Failed, match="no count"):
-        micro.parse_collected("valgrind: cannot run")
-
-
-def test_counts_beyond_two_percent_are_found_both_ways() -> None:
-    baseline = {"http_request": 1000.0, "authorize": 100.0, "batch_split": 10.0, "gone": 1.0}
-    counts = {"http_request": 1021.0, "authorize": 97.0, "batch_split": 10.1, "consume": 5.0}
-    moved = micro.find_moved(counts, baseline)
-    assert [line.split()[0] for line in moved] == ["http_request", "authorize", "consume"]
-    assert "moved by +2.1%, from 1000.0 to 1021.0" in moved[0]
-
-
-def test_baseline_of_other_versions_is_not_compared() -> None:
-    assert "--store" in micro.find_differing({"python": "3.11"}, None)
-    baseline = micro.Baseline({"python": "3.11", "cc": "12"}, {})
-    assert micro.find_differing({"python": "3.11", "cc": "12"}, baseline) == ""
-    assert micro.find_differing({"python": "3.12", "cc": "12"}, baseline) == (
-        "python was 3.11, is 3.12"
-    )
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        "http_request", "http_answer", "authorize", "batch_split", "batch_frames",
-        "batch_frames_headers", "batch_whole", "whole_request", "whole_request_plain", "consume",
-    ],
-)  # fmt: skip
-def test_micro_part_goes_the_way_that_it_counts(part: str) -> None:
-    # Each part checks the core's own counters at its end; twice, so that slots were recycled.
-    run_bounded(
-        [sys.executable, "-m", "benchmarks.micro.parts", part, "2"], find_cores()[0], 60, {}
-    )
-
-
-def test_micro_parts_tested_here_are_all_that_there_are() -> None:
-    from benchmarks.micro.parts import DERIVED, PARTS
-
-    assert len(PARTS) == 10
-    assert all(name in PARTS for pair in DERIVED.values() for name in pair)
