@@ -65,9 +65,16 @@ __all__ = [
 
 ENV_PREFIX: Final = "FASTGW_"
 ENV_FILE: Final = "FASTGW_CONFIG"
-# WHY: these are read by the build, by this module and by the tests; and Kubernetes sets the last
-# two shapes by itself in every pod beside a service named "fastgw".
-ENV_OTHERS: Final = ("FASTGW_BUILD", ENV_FILE, "FASTGW_TEST_", "FASTGW_SERVICE_", "FASTGW_PORT")
+# WHY: these are read by the build, by this module, by the tests and by `fastgw bench`; the last two
+# shapes Kubernetes sets by itself in every pod beside a service named "fastgw".
+ENV_OTHERS: Final = (
+    "FASTGW_BUILD",
+    ENV_FILE,
+    "FASTGW_TEST_",
+    "FASTGW_BENCH_",
+    "FASTGW_SERVICE_",
+    "FASTGW_PORT",
+)
 
 ENV_ALIASES: Final = {
     "FASTGW_ADMIN_USER": "auth.admin_user",

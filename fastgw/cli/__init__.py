@@ -1,4 +1,4 @@
-"""The command line: `fastgw serve`, `user`, `key`, `secret`, `station`, `schema`, `config`.
+"""The command line: `fastgw serve`, `user`, `key`, `station`, `schema`, `bench` and the others.
 
 What enters: arguments, the environment, a password from the prompt or standard input.
 What leaves: text or JSON on standard output, one line on standard error when something is wrong,
@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 import click
 
 from fastgw import __version__
-from fastgw.cli import config, key, schema, secret, serve, station, user
+from fastgw.cli import bench, config, key, schema, secret, serve, station, user
 from fastgw.cli._common import State, debug_option, describe_failure
 
 EXIT_OK: Final = 0
@@ -35,7 +35,7 @@ def cli() -> None:
     """
 
 
-for module in (serve, user, key, secret, station, schema, config):
+for module in (serve, user, key, secret, station, schema, bench, config):
     cli.add_command(module.command)
 
 
