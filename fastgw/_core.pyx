@@ -148,6 +148,7 @@ cdef class Ingress:
     cdef Rates user_rates, key_rates, address_rates
     cdef Visitors visitors
     cdef dict routes
+    cdef uint64_t routes_count       # rises with each change of them
     cdef TokenCache tokens
     cdef Principal anonymous
     cdef bint is_any_host_local
@@ -274,10 +275,12 @@ cdef class Ingress:
     def put_station(self, Station station) -> None:
         """Serve `station` from now on; one of the same name is replaced whole."""
         self.routes.update(station_routes(station))
+        self.routes_count += 1
 
     def drop_station(self, str name) -> None:
         """Serve the station no more."""
         cdef bytes base = b"/stations/" + name.encode()
+        self.routes_count += 1
         for end in (b"/produce/single", b"/produce/batch", b"/consume/batch"):
             self.routes.pop(base + end, None)
 

@@ -53,17 +53,28 @@ cdef int give_bucket(Ingress ingress, Principal principal) except -1:
 
 cdef int find_route(Ingress ingress, Request request) except -1:
     """Step 2: find the station by the target; other targets keep all their headers."""
-    cdef PyObject* found = PyDict_GetItem(ingress.routes, request.url)
+    cdef HttpConnection conn = request.conn
+    cdef PyObject* found
     cdef Route route
     ingress.requests_count += 1
     request.path_bytes = request.url
+    if (conn.known_routes_count == ingress.routes_count
+            and is_same_bytes(request.url, conn.known_url)):
+        request.station = conn.known_route.station
+        request.action = conn.known_route.action
+        return 0
+    found = PyDict_GetItem(ingress.routes, request.url)
+    if found != NULL and conn.serves != SERVES_ADMIN:
+        conn.known_url = request.url
+        conn.known_route = <Route>found
+        conn.known_routes_count = ingress.routes_count
     if found == NULL:
         request.path_bytes, request.query_bytes = split_target(request.url)
         found = PyDict_GetItem(ingress.routes, request.path_bytes)
         if found == NULL and b"%" in request.path_bytes:
             decoded = unquote_to_bytes(request.path_bytes)
             found = PyDict_GetItem(ingress.routes, decoded)
-    if found == NULL or request.conn.serves == SERVES_ADMIN:
+    if found == NULL or conn.serves == SERVES_ADMIN:
         request.header_list = []
         return 0
     route = <Route>found
@@ -114,6 +125,15 @@ cdef bint is_over_rate(Request request, Bucket bucket, str who) except -1:
     return True
 
 
+cdef int await_identity(Ingress ingress, Request request, object found) except -1:
+    """Who asks is told later. WHY apart: a function with a lambda in it pays for it at each call."""
+    request.state = REQUEST_IDENTIFYING
+    task = ensure_future(found)
+    forgets_count = ingress.forgets_count
+    task.add_done_callback(lambda done: ingress.on_identified(request, done, forgets_count))
+    return 0
+
+
 cdef int admit(Ingress ingress, Request request) except -1:
     """Steps 2 and 3 with the head known: set the answer when the head alone earns one."""
     if request.conn.bucket is not None and is_over_rate(request, request.conn.bucket, "this address"):
@@ -153,11 +173,7 @@ cdef int admit(Ingress ingress, Request request) except -1:
         return request.refuse("unauthorized", "no valid credential")
     if type(found) is Principal:
         return admit_principal(ingress, request, found)
-    request.state = REQUEST_IDENTIFYING
-    task = ensure_future(found)
-    forgets_count = ingress.forgets_count
-    task.add_done_callback(lambda done: ingress.on_identified(request, done, forgets_count))
-    return 0
+    return await_identity(ingress, request, found)
 
 
 cdef bint needs_signature(Request request):
@@ -295,6 +311,8 @@ cdef int take_inflated(Ingress ingress, Request request, object done) except -1:
 
 cdef Py_ssize_t body_max_of(Ingress ingress, Request request):
     """The bound of the request's body, which its path decides."""
+    if request.action == ACTION_SINGLE:
+        return ingress.body_bytes_max
     if request.action == ACTION_OTHER and not request.path_bytes.startswith(GUARDED_PATHS):
         return HANDLER_BODY_BYTES_MAX
     if request.path_bytes.endswith(b"/produce/batch"):

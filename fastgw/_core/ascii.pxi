@@ -22,23 +22,26 @@ cdef inline bint is_subject_token_byte(unsigned char c) noexcept nogil:
 
 cdef inline int decimal_size(uint64_t value) noexcept nogil:
     cdef int digits = 1
-    while value >= 10:
-        value //= 10
-        digits += 1
-    return digits
+    while value >= 10000:
+        value //= 10000
+        digits += 4
+    return digits + (value >= 10) + (value >= 100) + (value >= 1000)
 
 
 cdef inline char* write_decimal(char* at, uint64_t value) noexcept nogil:
     """Write `value` at `at`, which has room for 20 bytes. Returns the byte behind the last digit."""
-    cdef int digits = decimal_size(value)
-    cdef char* end = at + digits
+    cdef char* end = at + decimal_size(value)
     cdef char* p = end
-    while True:
-        p -= 1
-        p[0] = <char>(48 + value % 10)
-        value //= 10
-        if value == 0:
-            return end
+    cdef const char* pair
+    while value >= 10:
+        p -= 2
+        pair = &FASTGW_PAIRS[2 * (value % 100)]
+        p[0] = pair[0]
+        p[1] = pair[1]
+        value //= 100
+    if p > at:
+        at[0] = <char>(48 + value)
+    return end
 
 
 cdef inline int64_t parse_decimal(const char* text, Py_ssize_t size) noexcept nogil:
@@ -56,9 +59,26 @@ cdef inline int64_t parse_decimal(const char* text, Py_ssize_t size) noexcept no
 
 cdef extern from *:
     """
-    /* Whether CR, LF or NUL stands in the text, eight bytes at a time. */
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
+    /* Whether CR, LF or NUL stands in the text, sixteen or eight bytes at a time. */
     static inline int fastgw_has_control(const char *p, Py_ssize_t n) {
         unsigned long long w, r, l, seen = 0;
+    #ifdef __SSE2__
+        __m128i v, found = _mm_setzero_si128();
+        if (n >= 16) {
+            const char *last = p + n - 16;
+            for (;;) {
+                v = _mm_loadu_si128((const __m128i *)p);
+                found = _mm_or_si128(found, _mm_cmpeq_epi8(v, _mm_setzero_si128()));
+                found = _mm_or_si128(found, _mm_cmpeq_epi8(v, _mm_set1_epi8(10)));
+                found = _mm_or_si128(found, _mm_cmpeq_epi8(v, _mm_set1_epi8(13)));
+                if (p == last) return _mm_movemask_epi8(found) != 0;
+                p = p + 16 > last ? last : p + 16;
+            }
+        }
+    #endif
         while (n >= 8) {
             __builtin_memcpy(&w, p, 8);
             r = w ^ 0x0d0d0d0d0d0d0d0dULL;
@@ -70,6 +90,12 @@ cdef extern from *:
         for (; n > 0; n--, p++) if (*p == 0 || *p == 10 || *p == 13) return 1;
         return (seen & 0x8080808080808080ULL) != 0;
     }
+    /* Two digits at a time: 00, 01, … 99. */
+    static const char FASTGW_PAIRS[] =
+        "00010203040506070809101112131415161718192021222324"
+        "25262728293031323334353637383940414243444546474849"
+        "50515253545556575859606162636465666768697071727374"
+        "75767778798081828384858687888990919293949596979899";
     /* What may stand in a Host: unreserved and sub-delims of a reg-name, and digits. */
     static const unsigned char FASTGW_HOST[256] = {
         ['0']=1,['1']=1,['2']=1,['3']=1,['4']=1,['5']=1,['6']=1,['7']=1,['8']=1,['9']=1,
@@ -84,6 +110,7 @@ cdef extern from *:
     """
     bint has_control_byte "fastgw_has_control" (const char* text, Py_ssize_t size) noexcept nogil
     const unsigned char FASTGW_HOST[256]
+    const char FASTGW_PAIRS[201]
 
 
 cdef inline uint64_t monotonic_us() noexcept nogil:

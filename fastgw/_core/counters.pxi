@@ -116,6 +116,8 @@ cdef class Row:
 
     cdef uint64_t* slots
     cdef Py_buffer held              # keeps the memory in its place
+    cdef uint64_t timed_us           # the duration that was counted last, and its bucket
+    cdef int timed_bucket
 
     def __cinit__(self, view):
         cdef Py_ssize_t size = 8 * len(METRICS)
@@ -142,9 +144,14 @@ cdef class Row:
 
     cdef inline void time(self, Py_ssize_t base, uint64_t took_us) noexcept nogil:
         """Count one duration in the histogram at `base`."""
-        cdef int bucket = 0
-        while bucket < BUCKETS_COUNT and took_us > BUCKET_BOUNDS[bucket]:
-            bucket += 1
+        cdef int bucket = self.timed_bucket
+        if took_us != self.timed_us:
+            # WHY: what one read brings was mostly sent by one turn, and took as long.
+            bucket = 0
+            while bucket < BUCKETS_COUNT and took_us > BUCKET_BOUNDS[bucket]:
+                bucket += 1
+            self.timed_us = took_us
+            self.timed_bucket = bucket
         self.slots[base + bucket] += 1
         self.slots[base + BUCKETS_COUNT + 1] += took_us
         self.slots[base + BUCKETS_COUNT + 2] += 1

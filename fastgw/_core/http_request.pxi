@@ -26,6 +26,7 @@ cdef class HttpConnection:
     cdef int owed_count
     # The request that is being read.
     cdef bint is_routed, has_upgrade, is_replaying, expects_continue
+    cdef bint persists_unasked      # of HTTP/1.1, and without a header that could end it
     cdef int hosts_count, fields_count
     cdef Py_ssize_t head_bytes, fields_bytes, raw_bytes, body_size, body_max
     cdef int64_t content_length
@@ -61,7 +62,11 @@ cdef class HttpConnection:
     cdef object name_of
     cdef str certificate_user
     cdef uint64_t body_since_ms
-    # The credential of the last request, and whose it was found to be.
+    # What the last request named, and what it was found to be: a connection mostly repeats itself.
+    cdef bytes known_url
+    cdef Route known_route
+    cdef uint64_t known_routes_count
+    cdef bytes known_host            # a valid one
     cdef bytes known_credential
     cdef bint is_known_key           # whether it is an X-API-Key
     cdef Principal known_principal
@@ -232,6 +237,7 @@ cdef class HttpConnection:
         self.head = self.tail = self.current = None
         self.parser = self.feed = self.transport = None
         self.known_credential = self.known_principal = self.feeding = self.line = None
+        self.known_url = self.known_route = self.known_host = None
         self.assembly = None
         drop_buffer(&self.fields)
 
@@ -263,6 +269,7 @@ cdef class HttpConnection:
         self.current = request
         self.phase = PHASE_HEAD
         self.is_routed = self.has_upgrade = self.expects_continue = False
+        self.persists_unasked = False
         self.hosts_count = self.fields_count = 0
         self.head_bytes = self.fields_bytes = self.raw_bytes = self.body_size = 0
         self.content_length = -1
@@ -308,7 +315,9 @@ cdef class HttpConnection:
         kind = find_field(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
         if request.header_list is not None:
             request.header_list.append((name, value))
-        elif is_forwardable(kind):
+        elif kind == FIELD_PLAIN and request.station.forwards_all:
+            put_field(&self.fields, name, value)
+        elif is_forwardable(kind) and not (kind == FIELD_PLAIN and request.station.forwards_none):
             forward_field(&self.fields, request, kind, name, value)
         if request.station is not None and request.station.signature_names is not None:
             keep_signature_field(request, name, value)
@@ -380,11 +389,12 @@ cdef class HttpConnection:
     cdef int route(self, Request request) except -1:
         """Step 2, as soon as the target is whole."""
         self.is_routed = True
-        request.method_name = self.parser.get_method()
-        if not is_line_strict(self, request):
-            self.fault("bad-request-framing", "the request line is not `METHOD target HTTP/1.1`")
-            return 0
-        self.line = None
+        if not is_line_usual(self, request):
+            request.method_name = self.parser.get_method()
+            if not is_line_strict(self, request):
+                self.fault("bad-request-framing", "the request line is not `METHOD target HTTP/1.1`")
+                return 0
+            self.line = None
         find_route(self.ingress, request)
         self.body_max = body_max_of(self.ingress, request)
         return 0

@@ -60,6 +60,18 @@ cdef bint is_surely_good(Station station, Request request, bytes message) except
     return True
 
 
+cdef int await_verdict(
+    Ingress ingress, Request request, Buffer* fields, Py_ssize_t index, bytes message, object verdict
+) except -1:
+    """A verdict comes later. WHY apart: a function with a lambda in it pays for it at each call."""
+    request.verdicts_awaited += 1
+    if request.fields is None:
+        request.fields = copy_of(fields)
+    task = ensure_future(verdict)
+    task.add_done_callback(lambda done: ingress.on_awaited_verdict(request, index, message, done))
+    return 0
+
+
 cdef int judge_message(
     Ingress ingress, Request request, Buffer* fields, Py_ssize_t index, bytes message
 ) except -1:
@@ -71,12 +83,7 @@ cdef int judge_message(
         return refuse_message(request, index, fault.kind.word, fault.text)
     if verdict is None or type(verdict) is str or type(verdict) is bytes:
         return take_verdict(ingress, request, fields, index, message, verdict)
-    request.verdicts_awaited += 1
-    if request.fields is None:
-        request.fields = copy_of(fields)
-    task = ensure_future(verdict)
-    task.add_done_callback(lambda done: ingress.on_awaited_verdict(request, index, message, done))
-    return 0
+    return await_verdict(ingress, request, fields, index, message, verdict)
 
 
 cdef int judge(Ingress ingress, Request request, Buffer* fields) except -1:
@@ -124,6 +131,8 @@ cdef int judge(Ingress ingress, Request request, Buffer* fields) except -1:
             if request.action == ACTION_SINGLE:
                 judge_message(ingress, request, fields, index, body)
             else:
+                # WHY not a slice: its bounds would become objects, which cost more than the copy.
                 judge_message(
-                    ingress, request, fields, index, body[span.start:span.start + span.size])
+                    ingress, request, fields, index,
+                    PyBytes_FromStringAndSize(PyBytes_AS_STRING(body) + span.start, span.size))
     return 0

@@ -88,6 +88,7 @@ cdef class BrokerLink:
     cdef Buffer inbox                # the start of an op that is not whole yet
     cdef size_t needed               # how many bytes `inbox` must hold before reading on pays
     cdef bytes reply_prefix
+    cdef bytes ack_line              # how the line of each ack begins
     cdef int64_t payload_bytes_max
     cdef dict pulls                  # running pulls by sid
     cdef list free_sids
@@ -99,6 +100,7 @@ cdef class BrokerLink:
         self.slots = Slots(ingress.publishes_in_flight_max)
         # WHY: unguessable and per connection, so that nobody can answer for the broker.
         self.reply_prefix = b"_INBOX.%s." % token_urlsafe(12).replace("-", "x").replace("_", "y").encode()
+        self.ack_line = b"MSG " + self.reply_prefix
         self.payload_bytes_max = 1048576
         self.pulls = {}
         self.denials = []
@@ -285,14 +287,20 @@ cdef class BrokerLink:
         cdef Op op
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t whole
+        cdef int64_t number
         while at < size:
-            parse_op(data + at, size - at, &op)
+            number = parse_ack_line(data + at, size - at, self.ack_line, &op)
+            if number < 0:
+                parse_op(data + at, size - at, &op)
             if op.kind == OP_MSG or op.kind == OP_HMSG:
                 whole = op.line_size + <Py_ssize_t>op.total_size + 2
                 if size - at < whole:
                     self.needed = <size_t>whole
                     return at
-                self.on_delivery(&op, data + at + op.line_size)
+                if number >= 0:
+                    self.on_ack(number, &op, data + at + op.line_size)
+                else:
+                    self.on_delivery(&op, data + at + op.line_size)
                 at += whole
                 continue
             if op.kind == OP_MORE:
@@ -337,9 +345,12 @@ cdef class BrokerLink:
 
     cdef int on_delivery(self, Op* op, const char* data) except -1:
         cdef Pull pull
+        cdef Py_ssize_t prefix
         cdef PyObject* found
         if op.sid == ACK_SID:
-            return self.on_ack(op, data)
+            prefix = PyBytes_GET_SIZE(self.reply_prefix)
+            return self.on_ack(
+                parse_decimal(op.subject_borrowed + prefix, op.subject_size - prefix), op, data)
         sid = op.sid
         found = PyDict_GetItem(self.pulls, sid)
         if found == NULL:
@@ -358,12 +369,9 @@ cdef class BrokerLink:
             self.retire_pull(pull)
         return 0
 
-    cdef int on_ack(self, Op* op, const char* data) except -1:
+    cdef int on_ack(self, int64_t number, Op* op, const char* data) except -1:
         """Step 8: find the slot by the reply number, read the ack, settle the request."""
-        cdef Py_ssize_t prefix = PyBytes_GET_SIZE(self.reply_prefix)
-        cdef Slot* slot = self.slots.find(
-            parse_decimal(op.subject_borrowed + prefix, op.subject_size - prefix)
-        )
+        cdef Slot* slot = self.slots.find(number)
         cdef Request request
         cdef Py_ssize_t index
         cdef int64_t sequence = -1

@@ -96,6 +96,44 @@ cdef inline void parse_op(const char* data, Py_ssize_t size, Op* op) noexcept no
         op.kind = OP_OK
 
 
+cdef inline int64_t parse_ack_line(
+    const char* data, Py_ssize_t size, bytes line_head, Op* op
+) noexcept:
+    """Read the line of an ack by position: `line_head`, a number, ` 1 `, a size, CRLF.
+
+    Returns the number; -1, with `op` untouched, for any other line, which `parse_op` reads.
+    WHY: acks are nearly all that a broker sends here, and it writes each of them like this.
+    """
+    cdef Py_ssize_t head_size = PyBytes_GET_SIZE(line_head)
+    cdef const char* end = data + size
+    cdef const char* p = data + head_size
+    cdef int64_t number = 0
+    cdef int64_t payload_size = 0
+    # A whole ack has more behind the head than this, and no more than 18 bytes of it are read here.
+    if size < head_size + 22 or memcmp(data, PyBytes_AS_STRING(line_head), <size_t>head_size) != 0:
+        return -1
+    end = p + 10
+    if not 48 <= p[0] <= 57:
+        return -1
+    while p < end and 48 <= p[0] <= 57:
+        number = number * 10 + (p[0] - 48)
+        p += 1
+    if p[0] != 32 or p[1] != 49 or p[2] != 32 or not 48 <= p[3] <= 57:
+        return -1
+    p += 3
+    end = p + 3
+    while p < end and 48 <= p[0] <= 57:
+        payload_size = payload_size * 10 + (p[0] - 48)
+        p += 1
+    if p[0] != 13 or p[1] != 10:
+        return -1
+    op.kind = OP_MSG
+    op.header_size = 0
+    op.total_size = payload_size
+    op.line_size = p + 2 - data
+    return number
+
+
 cdef inline int parse_status(const char* block, Py_ssize_t size) noexcept nogil:
     """The code of a status line `NATS/1.0 503 …`, or 0 when the block is plain headers."""
     cdef int64_t code

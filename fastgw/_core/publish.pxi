@@ -68,7 +68,8 @@ cdef class Slots:
         cdef Slot* slot
         if number < 0 or number > 0xffffffff:
             return NULL
-        slot = &self.slots[number % self.slots_count]
+        # WHY: a division costs more than the rest, and numbers rarely are of a later generation.
+        slot = &self.slots[number if number < self.slots_count else number % self.slots_count]
         if slot.request == NULL or slot.number != <uint32_t>number:
             return NULL
         return slot
