@@ -102,7 +102,8 @@ class Scene:
     def write(self, name: str, requests: Iterable[Request]) -> Path:
         """Write requests for the pacer into a file of the folder."""
         path = self.folder / f"{name}.requests"
-        return write_requests((build_bytes(request) for request in requests), path)
+        varied = (one for request in requests for one in request.vary())
+        return write_requests((build_bytes(request) for request in varied), path)
 
     def load(
         self, server: Running, requests: Path, pace: Pace, stores: Workload | None = None

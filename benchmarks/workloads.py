@@ -8,7 +8,7 @@ send. It must never differ from one subject to the next in anything but the toke
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 MESSAGE_BYTES: Final = 120
@@ -23,6 +23,12 @@ FORWARDED: Final = {
 
 WHY no traceparent: the gateway copies it always, and the plain workloads want no header at all.
 """
+
+VARIED: Final = "X-Request-Id"
+"""The header that differs from request to request; its size does not."""
+
+POOL: Final = 256
+"""Requests that differ; a connection hardly ever sends one of them twice in a row."""
 
 SCHEMA: Final = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -41,11 +47,26 @@ SCHEMA: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request, as the load generator repeats it (Host and Content-Length are added)."""
+    """One HTTP request, as the load generator sends it (Host and Content-Length are added).
+
+    Args:
+        varied: the header whose value differs from one request to the next, "" for none.
+    """
 
     path: str
     headers: dict[str, str]
     body: bytes
+    varied: str = ""
+
+    def vary(self) -> list[Request]:
+        """Return `POOL` requests that differ in the varied header, or this one alone."""
+        if not self.varied:
+            return [self]
+        start = self.headers[self.varied][:-4]
+        return [
+            replace(self, headers={**self.headers, self.varied: f"{start}{number:04x}"})
+            for number in range(1, POOL + 1)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,8 @@ class Workload:
         forwards: whether request headers become message headers.
         has_schema: whether the station's JSON Schema is `SCHEMA`.
         has_key: whether the gateway is asked with an API key, and the floor with as many bytes.
+        repeats: whether each request is the one before, byte for byte. WHY not always: real senders
+            put an id or a trace into each request, and who knows a head again must not look better.
         about: one line for the reader of the table.
     """
 
@@ -69,6 +92,7 @@ class Workload:
     about: str
     has_schema: bool = False
     has_key: bool = False
+    repeats: bool = False
 
     @property
     def path(self) -> str:
@@ -81,7 +105,8 @@ class Workload:
         batch = b"[" + b",".join([message] * self.messages) + b"]"
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
         body = message if self.messages == 1 else batch
-        return Request(self.path, {**headers, **FORWARDED}, body)
+        varied = "" if self.repeats else VARIED
+        return Request(self.path, {**headers, **FORWARDED}, body, varied)
 
 
 def build_message() -> bytes:
@@ -102,6 +127,14 @@ WORKLOADS: Final = {
     workload.name: workload
     for workload in (
         Workload("single", "bench", 1, True, "one message; JWT checked, headers forwarded"),
+        Workload(
+            "single-repeated",
+            "bench",
+            1,
+            True,
+            "as single, and each request is the one before, byte for byte",
+            repeats=True,
+        ),
         Workload(
             "single-plain",
             "plain",
@@ -134,4 +167,11 @@ WORKLOADS: Final = {
         ),
     )
 }
-DEFAULT_WORKLOADS: Final = ("single", "single-plain", "batch", "schema", "schema-batch")
+DEFAULT_WORKLOADS: Final = (
+    "single",
+    "single-repeated",
+    "single-plain",
+    "batch",
+    "schema",
+    "schema-batch",
+)

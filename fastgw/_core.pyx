@@ -113,6 +113,7 @@ include "_core/http_life.pxi"
 include "_core/http_backlog.pxi"
 include "_core/produce.pxi"
 include "_core/admit.pxi"
+include "_core/http_repeat.pxi"
 include "_core/http_request.pxi"
 
 

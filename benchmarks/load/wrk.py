@@ -13,12 +13,25 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.processes import Failed, run_bounded
-from benchmarks.workloads import Request
+from benchmarks.workloads import POOL, Request
 
 MARK: Final = "fastgw-load "
 RUN_GRACE_S: Final = 15.0
 """LIMIT: how much longer than asked wrk may take, connecting and ending included."""
 REQUEST_TIMEOUT_S: Final = 10
+
+_VARY: Final = """
+local pool, at = {}, 0
+init = function(args)
+  for i = 1, %d do
+    local headers = {}
+    for name, value in pairs(wrk.headers) do headers[name] = value end
+    headers[%s] = string.format("%%s%%04x", %s, i)
+    pool[i] = wrk.format(nil, nil, headers)
+  end
+end
+request = function() at = at %% %d + 1; return pool[at] end
+"""
 
 # SOURCE: wrk/SCRIPTING: `done` gets microseconds; `errors.status` counts answers above 399.
 _DONE: Final = """
@@ -71,10 +84,16 @@ def quote_lua(text: str) -> str:
 
 
 def build_script(request: Request) -> str:
-    """Build the Lua script of one request. It is static, so that wrk formats it only once."""
+    """Build the Lua script of one request, or of `POOL` that differ in one header of one size.
+
+    They are formatted before the load begins, so that wrk only sends.
+    """
     lines = ['wrk.method = "POST"', f"wrk.path = {quote_lua(request.path)}"]
     lines += [f"wrk.headers[{quote_lua(k)}] = {quote_lua(v)}" for k, v in request.headers.items()]
     lines.append(f"wrk.body = {quote_lua(request.body.decode('ascii'))}")
+    if request.varied:
+        start = request.headers[request.varied][:-4]
+        lines.append(_VARY % (POOL, quote_lua(request.varied), quote_lua(start), POOL))
     return "\n".join(lines) + _DONE % MARK
 
 

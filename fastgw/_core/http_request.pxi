@@ -67,6 +67,11 @@ cdef class HttpConnection:
     cdef Route known_route
     cdef uint64_t known_routes_count
     cdef bytes known_host            # a valid one
+    # The last head, when the same one again would be known without parsing; see http_repeat.pxi.
+    cdef bytes known_head, known_fields, known_sent, known_type
+    cdef bint is_known_sent_key
+    cdef int64_t known_length
+    cdef int unlike_count            # how many heads are read before one is kept again
     cdef bytes known_credential
     cdef bint is_known_key           # whether it is an X-API-Key
     cdef Principal known_principal
@@ -118,22 +123,32 @@ cdef class HttpConnection:
         self.ingress.row.add(COUNT_REQUEST_BYTES, <uint64_t>size)
         if self.backlog is not None:
             keep_backlog(self, self.backlog[self.backlog_at:] + data, 0)
-        elif size <= SLICE_BYTES:
-            self.feed_bytes(data, size)
         else:
             self.feed_slices(data, 0)
 
     cdef int feed_slices(self, bytes data, Py_ssize_t at) except -1:
-        """Parse `data` from `at` on, piece by piece, as far as this connection may now."""
+        """Parse `data` from `at` on, piece by piece, as far as this connection may now.
+
+        A request with the head of the one before is known as it stands.
+        """
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t begun = at
         cdef Py_ssize_t take
-        view = memoryview(data)
+        view = None
         while at < size and not self.is_stopped:
             if self.is_reading_paused:
                 return keep_backlog(self, data, at)
             if self.owed_count >= PIPELINED_A_TURN and at > begun:
                 return wait_for_turn(self, data, at)
+            if self.known_head is not None and self.phase == PHASE_IDLE:
+                take = take_repeated(self, data, at)
+                if take > 0:
+                    at += take
+                    continue
+            if at == 0 and size <= SLICE_BYTES:
+                return self.feed_bytes(data, size)
+            if view is None:
+                view = memoryview(data)
             take = SLICE_BYTES
             if self.phase == PHASE_BODY and self.content_length - self.body_size > take:
                 take = self.content_length - self.body_size
@@ -238,6 +253,7 @@ cdef class HttpConnection:
         self.parser = self.feed = self.transport = None
         self.known_credential = self.known_principal = self.feeding = self.line = None
         self.known_url = self.known_route = self.known_host = None
+        forget_head(self)
         self.assembly = None
         drop_buffer(&self.fields)
 
@@ -260,9 +276,13 @@ cdef class HttpConnection:
     def on_message_begin(self) -> None:
         if self.is_stopped or self.is_replaying:
             return
-        cdef Request request = Request.__new__(Request)
         if not self.is_line_first:
             find_line(self)
+        self.begin_request()
+
+    cdef Request begin_request(self):
+        """A message begins: nothing is known of it yet."""
+        cdef Request request = Request.__new__(Request)
         request.conn = self
         request.began_us = self.ingress.now_us
         self.has_asked = True
@@ -276,6 +296,7 @@ cdef class HttpConnection:
         self.transfer_coding = self.host = self.connection_value = None
         self.fields.size = 0
         self.deadline_ms = self.ingress.now_ms + self.ingress.head_timeout_ms
+        return request
 
     def on_url(self, bytes url) -> None:
         cdef Request request = self.current
@@ -367,22 +388,28 @@ cdef class HttpConnection:
             # WHY: llhttp ends an upgrade request at its head; its body follows in what it calls the
             # new protocol, and `read_past_upgrade` fetches it.
             return
-        self.current = None
-        self.phase = PHASE_IDLE
-        self.deadline_ms = 0
         if self.assembly is not None:
             request.body_bytes = bytes(self.assembly)
             self.assembly = None
-        elif request.body_bytes is None:
+        keep_head(self, request)
+        self.complete_request(request, &self.fields)
+
+    cdef int complete_request(self, Request request, Buffer* fields) except -1:
+        """The message is whole."""
+        self.current = None
+        self.phase = PHASE_IDLE
+        self.deadline_ms = 0
+        if request.body_bytes is None:
             request.body_bytes = b""
         request.is_complete = True
         if not request.keeps_alive:
             self.is_stopped = True
         self.is_line_first = False
-        proceed(self.ingress, request, &self.fields)
+        proceed(self.ingress, request, fields)
         if self.owed_count >= self.ingress.pipelined_max and not self.is_reading_paused:
             self.is_reading_paused = True
             self.transport.pause_reading()
+        return 0
 
     # --- reading one request ----------------------------------------------------------------
 

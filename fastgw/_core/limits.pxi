@@ -77,6 +77,10 @@ cdef enum:
     REPLAY_MARGIN_MS = 2000
     # LIMIT: how long a new client may take for its first request when the gateway ends.
     FIRST_REQUEST_MS = 500
+    # LIMIT: a head that is kept on its connection, to be known when it comes again; most have half.
+    KNOWN_HEAD_BYTES_MAX = 2048
+    # LIMIT: heads that are read before one is kept again, once one was not like the one before.
+    UNLIKE_HEADS_PAUSE = 16
     # LIMIT: how long a refused connection is read and dropped so that the client sees its answer.
     LINGER_MS = 2000
     # LIMIT: how much longer than its own deadline a pull is awaited before its subscription is retired.

@@ -41,7 +41,7 @@ from benchmarks.subjects import (
     start_ready,
     wait_for_answer,
 )
-from benchmarks.workloads import FORWARDED, WORKLOADS, Request, build_message
+from benchmarks.workloads import FORWARDED, POOL, WORKLOADS, Request, build_message
 
 STAT = "4711 (a (b) c) S 4700 4711 4700 0 -1 4194304 99 0 0 0 {user} {system} 7 9 20 0 1 0 5 6 7"
 OUTPUT = (
@@ -133,6 +133,18 @@ def test_output_of_wrk_is_read_from_the_marked_line() -> None:
 def test_output_without_a_result_fails_with_what_was_printed(output: str, text: str) -> None:
     with pytest.raises(Failed, match=text):
         wrk.parse_output(output)
+
+
+def test_workload_varies_one_header_and_no_size() -> None:
+    request = WORKLOADS["single"].build_request("t")
+    varied = request.vary()
+    assert len({one.headers["X-Request-Id"] for one in varied}) == len(varied) == POOL
+    assert len({len(one.headers["X-Request-Id"]) for one in varied}) == 1
+    script = wrk.build_script(request)
+    assert f"for i = 1, {POOL} do" in script
+    repeated = WORKLOADS["single-repeated"].build_request("t")
+    assert repeated.vary() == [repeated]
+    assert "pool" not in wrk.build_script(repeated)
 
 
 def test_script_repeats_the_request_to_the_byte() -> None:
@@ -271,7 +283,14 @@ def test_stored_results_read_back_as_they_were(tmp_path: Path) -> None:
 
 def test_options_have_defaults_for_the_whole_table() -> None:
     options, out = command.parse_options([])
-    assert options.workloads == ["single", "single-plain", "batch", "schema", "schema-batch"]
+    assert options.workloads == [
+        "single",
+        "single-repeated",
+        "single-plain",
+        "batch",
+        "schema",
+        "schema-batch",
+    ]
     assert options.subjects == [name for name in SUBJECTS if name not in find_left_out()]
     assert options.connections == 64
     assert out == ROOT / "benchmarks" / "results"
