@@ -219,6 +219,8 @@ class DataPlane:
                 self.last_error = (
                     f"{session.server.label} answered none of {session.link.pings_out} PINGs"
                 )
+                # WHY: a frozen server's kernel still accepts, and would hold the next dial up.
+                self._avoid = session.server
                 self._go_down(session)
                 # WHY: abort, not close: a dead peer would never let the last bytes out.
                 session.abort()

@@ -374,6 +374,21 @@ async def test_live_server_hangs_dropped_after_pings(broker: Broker) -> None:
         await check_live(recorder)
 
 
+async def test_live_server_that_hangs_is_dialled_last(tmp_path: Path) -> None:
+    with running(tmp_path / "a") as one, running(tmp_path / "b") as other:
+        urls = [one.url, other.url]
+        config = quick_config(
+            urls, ping_interval_ms=100, pings_out_max=1, connect_timeout_ms=60_000
+        )
+        async with Recorder(config) as recorder:
+            await recorder.live_link()
+            frozen = one if recorder.plane.server == one.url else other
+            frozen.signal(signal.SIGSTOP)
+            # WHY this shows it: a dial to the frozen one would hold us up for a minute.
+            await eventually(lambda: recorder.events == ["live", "lost", "live"])
+            frozen.signal(signal.SIGCONT)
+
+
 async def test_live_answered_pings_keep_the_link(broker: Broker) -> None:
     async with Recorder(broker.config(ping_interval_ms=100, pings_out_max=1)) as recorder:
         link = await recorder.live_link()
