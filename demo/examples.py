@@ -58,7 +58,9 @@ def fetch(folder: Path) -> Path:
         lines = [line for line in done.stderr.splitlines() if line.startswith("npm")]
         raise Missing(f"npm could not fetch {PACKAGE} ({lines[0][:200] if lines else 'no reason'})")
     with tarfile.open(archives[-1]) as archive:
-        archive.extractall(folder, filter="data")
+        # WHY by attribute: the argument `filter` came with 3.11.4 only.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        archive.extractall(folder)
     return folder / "package"
 
 

@@ -69,9 +69,10 @@ def say_ready(
         urls: of every listener, the main one first.
         known_users: how many users there are.
     """
-    broker = "embedded broker" if config.embedded else f"broker {mask_urls(config.nats.url[0])}"
-    shown = ", ".join(urls)
-    lines = [f"fastgw {__version__} is ready at {shown}  ({broker}, data in {config.data})"]
+    broker = f"embedded broker, data in {config.data}"
+    if not config.embedded:
+        broker = f"broker {mask_urls(config.nats.url[0])}"
+    lines = [f"fastgw {__version__} is ready at {', '.join(urls)}  ({broker})"]
     main = config.all_listeners()[0]
     url = "http://localhost" if urls[0].startswith("unix:") else urls[0]
     curl = _curl(main)
@@ -85,8 +86,18 @@ def say_ready(
         through = "" if curl == "curl" else f" ({curl})"
         lines.append(f"For a token POST username and password to {url}/auth/authenticate{through}.")
         if not known_users:
-            lines.append("There is no user yet: make one with `fastgw user add NAME`.")
+            lines.append(
+                "There is no user yet: make one with `fastgw user add NAME --permission admin"
+                f"{_to_broker(config)}`."
+            )
     print("\n".join(lines), flush=True)
+
+
+def _to_broker(config: Config) -> str:
+    """Return the option that leads a command to this gateway's broker, without a password."""
+    if config.embedded:
+        return f" --data {shlex.quote(str(config.data))}"
+    return f" --nats {shlex.quote(mask_urls(config.nats.url[0]))}"
 
 
 def _curl(listener: ListenerConfig) -> str:

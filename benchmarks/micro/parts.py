@@ -1,7 +1,8 @@
 """The parts that are counted: each prepares its input and returns a function of a count.
 
-What enters: a part's name and how often to do it (as `python -m benchmarks.micro.parts NAME N`, run
-under callgrind by the runner). What leaves: nothing; the instructions spent are the result.
+What enters: a part's name and how often to do it, or `--each` and names (as `python -m
+benchmarks.micro.parts …`, run under callgrind by the runner). What leaves: the instructions spent
+are the result; `--each` says which process spent which.
 The core has no door between two steps of a produce, so most parts begin and end at a socket, and
 the runner takes differences of parts: see `DERIVED`.
 It must never let the collector run: it would land in one count and not in the next.
@@ -10,9 +11,12 @@ It must never let the collector run: it would land in one count and not in the n
 from __future__ import annotations
 
 import gc
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from benchmarks.micro.stage import MESSAGE, UNBOUNDED, Stage, build_http
@@ -89,6 +93,8 @@ def prepare_batch_split() -> Run:
 def _prepare_batch(path: str, with_acks: bool) -> Run:
     in_flight = BATCH_MESSAGES if with_acks else 65_536
     stage = Stage(publishes_in_flight_max=in_flight, pipelined_max=UNBOUNDED)
+    if "typed" in path:
+        stage.put_typed_station()
     data, connection = build_http(path, BATCH), stage.connect()
     acks = stage.build_acks(path.split("/")[2], BATCH_MESSAGES)
 
@@ -121,6 +127,8 @@ def prepare_batch_frames_headers() -> Run:
 
 def _prepare_single(path: str) -> Run:
     stage = Stage()
+    if "typed" in path:
+        stage.put_typed_station()
     data, receive = build_http(path), [stage.connect().data_received for _ in range(CONNECTIONS)]
     acks = stage.build_acks(path.split("/")[2], CONNECTIONS)
     # The numbers of the acks fit, because each turn gives back what it took.
@@ -146,6 +154,38 @@ def prepare_whole_request() -> Run:
 def prepare_whole_request_plain() -> Run:
     """Take requests of 64 connections through all nine steps, no headers forwarded."""
     return _prepare_single("/stations/plain/produce/single")
+
+
+def prepare_whole_request_new_head() -> Run:
+    """Take requests through all nine steps with heads that differ, as those of webhooks do."""
+    stage = Stage()
+    path = "/stations/bench/produce/single"
+    heads = [build_http(path, request_id=f"72d3162e-cc78-11e3-81ab-{n:012x}") for n in range(2)]
+    receive = [stage.connect().data_received for _ in range(CONNECTIONS)]
+    acks = stage.build_acks("bench", CONNECTIONS)
+    run_turn, acknowledge = stage.loop.run_turn, stage.link.data_received
+
+    def run(count: int) -> None:
+        for number in range(count):
+            data = heads[number % 2]
+            for feed in receive:
+                feed(data)
+            run_turn()
+            acknowledge(acks)
+            run_turn()
+        stage.check(count * CONNECTIONS)
+
+    return run
+
+
+def prepare_whole_request_schema() -> Run:
+    """Take requests of 64 connections through all nine steps, each judged by a JSON schema."""
+    return _prepare_single("/stations/typed/produce/single")
+
+
+def prepare_batch_schema() -> Run:
+    """Read batches, judge each message by a JSON schema, and go all the way to the answer."""
+    return _prepare_batch("/stations/typed/produce/batch", with_acks=True)
 
 
 def prepare_consume() -> Run:
@@ -200,6 +240,9 @@ PARTS: Final = {
     "batch_whole": Part(prepare_batch_whole, BATCH_MESSAGES, 80, "message"),
     "whole_request": Part(prepare_whole_request, CONNECTIONS, 60, "request"),
     "whole_request_plain": Part(prepare_whole_request_plain, CONNECTIONS, 60, "request"),
+    "whole_request_new_head": Part(prepare_whole_request_new_head, CONNECTIONS, 60, "request"),
+    "whole_request_schema": Part(prepare_whole_request_schema, CONNECTIONS, 60, "request"),
+    "batch_schema": Part(prepare_batch_schema, BATCH_MESSAGES, 80, "message"),
     "consume": Part(prepare_consume, BATCH_MESSAGES, 80, "message"),
 }
 DERIVED: Final = {
@@ -207,12 +250,53 @@ DERIVED: Final = {
     "nats_ops_and_ack": ("batch_whole", "batch_frames"),
     "encode_headers": ("batch_frames_headers", "batch_frames"),
     "forward_headers": ("whole_request", "whole_request_plain"),
+    "judge_json": ("batch_schema", "batch_whole"),
 }
 """Differences of two parts: the steps that have no door of their own."""
 
 
+def run_apart(work: Callable[[], None]) -> int:
+    """Do some work in a process of its own; return its id. Raises SystemExit when it failed."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            if code:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(code)
+    if os.waitpid(child, 0)[1] != 0:
+        raise SystemExit(1)
+    return child
+
+
+def count_each(names: list[str]) -> None:
+    """Run each part with its count and with twice as much, and say which process did which.
+
+    WHY processes: callgrind counts each for itself, both begin with the same memory, and the
+    interpreter, whose start costs more than most parts, is started once.
+    """
+
+    def count_part(name: str) -> None:
+        part = PARTS[name]
+        run = part.prepare()
+        gc.disable()
+        for count in (part.counts, 2 * part.counts):
+            child = run_apart(partial(run, count))
+            print("counted", name, count, child, flush=True)
+
+    for name in names:
+        run_apart(partial(count_part, name))
+
+
 def main() -> None:
-    """Run one part as often as the second argument says."""
+    """Run one part as often as the second argument says, or `--each` of the parts named."""
+    if sys.argv[1] == "--each":
+        count_each(sys.argv[2:])
+        return
     name, count = sys.argv[1], int(sys.argv[2])
     run = PARTS[name].prepare()
     gc.disable()

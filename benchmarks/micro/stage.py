@@ -7,6 +7,7 @@ It must never stand in for a broker in a test of behaviour: only instructions ar
 
 from __future__ import annotations
 
+import json
 import socket
 from asyncio import AbstractEventLoop, Transport
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Final, cast
 
 import msgspec
 
-from benchmarks.workloads import FORWARDED, build_message
+from benchmarks.workloads import FORWARDED, SCHEMA, build_message
 from fastgw._core import (
     CONSUME,
     PRODUCE,
@@ -69,22 +70,6 @@ class Sink:
     close = abort = write_eof
 
 
-class Tap:
-    """A transport without a socket, which keeps what is written: for the link's first words."""
-
-    def __init__(self) -> None:
-        self.written = b""
-
-    def get_extra_info(self, name: str) -> object:
-        return None
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        pass
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-
 class Loop:
     """An event loop that only remembers the end of the turn."""
 
@@ -133,14 +118,22 @@ class Stage:
         raise AssertionError(f"the core reported a defect: {text}") from error
 
     def _open_link(self) -> tuple[BrokerLink, bytes]:
-        """Bring a link to life and read the prefix of its reply subjects from its first words."""
-        link, tap = self.ingress.make_link(), Tap()
-        link.connection_made(cast("Transport", tap))
+        """Bring a link to life and read the prefix of its reply subjects from its own words."""
+        link = self.ingress.make_link()
+        link.connection_made(cast("Transport", Sink()))
         link.go_live({"max_payload": 1048576})
         self.loop.run_turn()
-        prefix = tap.written.split(b"SUB ", 1)[1].split(b"*", 1)[0]
-        link.use_transport(cast("Transport", Sink()))
+        prefix = link.subscribe_line.split(b"SUB ", 1)[1].split(b"*", 1)[0]
         return link, prefix
+
+    def put_typed_station(self) -> None:
+        """Serve the station `typed` too, whose messages the schema of the workloads judges."""
+        # WHY: here, because only two parts need the validator, and its import is slow to count.
+        from fastgw.schema.json import compile_json
+
+        schema = compile_json(json.dumps(SCHEMA), resolve=lambda name: None)
+        typed = Station("typed", "typed", "typed", check=schema.check, accepts=schema.accepts)
+        self.ingress.put_station(typed)
 
     def connect(self) -> HttpConnection:
         """Accept one client connection."""
@@ -162,7 +155,9 @@ class Stage:
         return b"".join(lines)
 
 
-def build_http(path: str, body: bytes = MESSAGE, method: str = "POST") -> bytes:
+def build_http(
+    path: str, body: bytes = MESSAGE, method: str = "POST", request_id: str | None = None
+) -> bytes:
     """Build one HTTP request with eight header fields."""
     fields = {
         "Host": "127.0.0.1:4444",
@@ -171,5 +166,7 @@ def build_http(path: str, body: bytes = MESSAGE, method: str = "POST") -> bytes:
         "Content-Length": str(len(body)),
         **FORWARDED,
     }
+    if request_id is not None:
+        fields["X-Request-Id"] = request_id
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
