@@ -20,7 +20,7 @@ from fastgw.nats.credentials import Credentials, CredentialsError
 from fastgw.nats.dial import DialError, Link, Session
 from fastgw.nats.quiet import QuietLog
 from fastgw.nats.reasons import os_reason
-from fastgw.nats.servers import Backoff, Server, ServerPool, parse_server
+from fastgw.nats.servers import Backoff, ServerPool, parse_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +103,6 @@ class DataPlane:
         self._quiet = QuietLog(log)
         self._live: Session | None = None
         self._live_event = asyncio.Event()
-        self._avoid: Server | None = None
         self._retired: dict[Session, asyncio.TimerHandle] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -183,8 +182,7 @@ class DataPlane:
 
     async def _dial_round(self) -> Session | None:
         """Dial each known server once, at once; return the first that takes us."""
-        avoid, self._avoid = self._avoid, None
-        for server in self._pool.round(avoid):
+        for server in self._pool.round():
             session = Session(self._loop, server, self._make_link())
             opened = False
             try:
@@ -220,7 +218,7 @@ class DataPlane:
                     f"{session.server.label} answered none of {session.link.pings_out} PINGs"
                 )
                 # WHY: a frozen server's kernel still accepts, and would hold the next dial up.
-                self._avoid = session.server
+                self._pool.put_off(session.server)
                 self._go_down(session)
                 # WHY: abort, not close: a dead peer would never let the last bytes out.
                 session.abort()
@@ -261,6 +259,7 @@ class DataPlane:
         barren_s = session.link.barren_ms / 1000
         if not barren_s and session.link.is_fruitful:
             self._patience_s = BARREN_S
+            self._pool.forgive()
         if barren_s < self._patience_s or len(self._pool.servers) == 1:
             return False
         self._patience_s = min(BARREN_S_MAX, 2 * self._patience_s)
@@ -282,7 +281,7 @@ class DataPlane:
         self._retired[session] = self._loop.call_later(RETIRED_S_MAX, session.link.close)
         session.link.retire()
         session.lame.set_result(None)
-        self._avoid = session.server
+        self._pool.put_off(session.server)
         self._go_down(session)
 
     def _on_down(self, session: Session) -> None:

@@ -73,6 +73,7 @@ class ServerPool:
         self._configured = {server.address: server for server in servers}
         self._discovered: dict[tuple[str, int], Server] = {}
         self._rng = rng or random.Random()
+        self._put_off: list[tuple[str, int]] = []
 
     @property
     def servers(self) -> list[Server]:
@@ -100,12 +101,22 @@ class ServerPool:
                 )
         self._discovered = discovered
 
-    def round(self, avoid: Server | None = None) -> list[Server]:
-        """Return every server once, in random order; `avoid` comes last."""
+    def put_off(self, server: Server) -> None:
+        """Have `server` come last in each round, behind those that were put off before it."""
+        known = {one.address for one in self.servers} - {server.address}
+        self._put_off = [address for address in self._put_off if address in known]
+        self._put_off.append(server.address)
+
+    def forgive(self) -> None:
+        """Treat all servers alike again."""
+        self._put_off.clear()
+
+    def round(self) -> list[Server]:
+        """Return every server once, in random order; those that were put off come last."""
         order = self.servers
         self._rng.shuffle(order)
-        if avoid is not None:
-            order.sort(key=lambda server: server.address == avoid.address)
+        place = {address: number for number, address in enumerate(self._put_off, 1)}
+        order.sort(key=lambda server: place.get(server.address, 0))
         return order
 
 

@@ -57,8 +57,15 @@ def test_round_every_server_once_and_the_avoided_last() -> None:
     orders = {tuple(server.port for server in pool.round()) for _ in range(20)}
     assert len(orders) > 10
     assert all(sorted(order) == list(range(1, 9)) for order in orders)
-    avoid = pool.servers[3]
-    assert all(pool.round(avoid)[-1] == avoid for _ in range(20))
+    first, second = pool.servers[3], pool.servers[1]
+    pool.put_off(first)
+    assert all(pool.round()[-1] == first for _ in range(20))
+    pool.put_off(second)
+    assert all(pool.round()[-2:] == [first, second] for _ in range(20))
+    pool.put_off(first)
+    assert all(pool.round()[-2:] == [second, first] for _ in range(20))
+    pool.forgive()
+    assert len({pool.round()[-1] for _ in range(100)}) > 1
 
 
 @given(st.integers(1, 60_000), st.integers(1, 600_000), st.integers(0, 2**32))
