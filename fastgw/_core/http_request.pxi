@@ -42,7 +42,8 @@ cdef class HttpConnection:
     cdef Py_ssize_t feeding_body
     cdef bytes head_end
     cdef Buffer fields
-    cdef bytearray assembly
+    cdef bytearray assembly          # what came of a body of unknown length
+    cdef bytes whole                 # a body of known length, as far as it came
     cdef bint is_starved             # a body is half read, and there is no room for its rest
     cdef uint64_t starved_until_ms
     cdef int64_t unread_bytes        # what the transport holds of our answers
@@ -254,7 +255,7 @@ cdef class HttpConnection:
         self.known_credential = self.known_principal = self.feeding = self.line = None
         self.known_url = self.known_route = self.known_host = None
         forget_head(self)
-        self.assembly = None
+        self.assembly = self.whole = None
         drop_buffer(&self.fields)
 
     def pause_writing(self) -> None:
@@ -373,12 +374,28 @@ cdef class HttpConnection:
         elif request.answer is not None:
             if self.body_size > REFUSED_BODY_BYTES_MAX:
                 self.answer_at_once(request)
+        elif PyBytes_GET_SIZE(chunk) == self.content_length:
+            request.body_bytes = chunk
+        elif self.content_length >= 0:
+            self.put_part(chunk)
         elif request.body_bytes is None:
             request.body_bytes = chunk
         else:
             if self.assembly is None:
                 self.assembly = bytearray(request.body_bytes)
             self.assembly += chunk
+
+    cdef int put_part(self, bytes part) except -1:
+        """Put a part of a body of known length into its place; `body_size` counts it already."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(part)
+        if self.body_size > self.content_length:
+            raise InternalError("the parser gave more of a body than was announced")
+        if self.whole is None:
+            # WHY at once: a body that grows is copied again and again; what is not written to yet
+            # is no memory yet.
+            self.whole = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>self.content_length)
+        memcpy(PyBytes_AS_STRING(self.whole) + self.body_size - size, PyBytes_AS_STRING(part), <size_t>size)
+        return 0
 
     def on_message_complete(self) -> None:
         cdef Request request = self.current
@@ -391,6 +408,11 @@ cdef class HttpConnection:
         if self.assembly is not None:
             request.body_bytes = bytes(self.assembly)
             self.assembly = None
+        elif self.whole is not None:
+            if self.body_size < self.content_length:
+                raise InternalError("the parser gave less of a body than was announced")
+            request.body_bytes = self.whole
+            self.whole = None
         keep_head(self, request)
         self.complete_request(request, &self.fields)
 
@@ -466,7 +488,7 @@ cdef class HttpConnection:
     cdef int stop_reading(self) except -1:
         self.is_stopped = True
         self.current = None
-        self.assembly = None
+        self.assembly = self.whole = None
         drop_backlog(self)
         self.phase = PHASE_IDLE
         return 0
