@@ -58,6 +58,8 @@ cdef enum:
     BROKER_LINE_BYTES_MAX = 65536
     # LIMIT: bytes that may wait for the broker's socket before publishes wait in their requests.
     BROKER_OUT_BYTES_MAX = 8388608
+    # LIMIT: what of its memory is kept from turn to turn; fresh pages would cost more than the copy.
+    BROKER_OUT_KEPT_BYTES = 4194304
     # LIMIT: consume requests that wait at the broker at the same time, one subscription each.
     PULLS_MAX = 512
     # LIMIT: up to here the names of a header block are compared with each other, without a table.

@@ -169,6 +169,7 @@ cdef class BrokerLink:
     def go_live(self, dict info) -> None:
         """Take publishes from now on. `info` is the broker's INFO."""
         self.payload_bytes_max = info.get("max_payload", self.payload_bytes_max)
+        self.slots.is_answered_once = not (info.get("cluster") or info.get("connect_urls"))
         self.is_live = True
         self.ingress.row.add(COUNT_LINKS, 1)
         self.ingress.take_link(self)
@@ -258,7 +259,7 @@ cdef class BrokerLink:
                 )
             )
         self.out.size = 0
-        shrink_buffer(&self.out, 1048576)
+        shrink_buffer(&self.out, BROKER_OUT_KEPT_BYTES)
         return 0
 
     # --- reading ----------------------------------------------------------------------------
@@ -448,7 +449,12 @@ cdef class BrokerLink:
         """The pull is over, by its last message or by a status of the broker."""
         cdef Request request = pull.request
         del self.pulls[pull.sid]
-        self.free_sids.append(pull.sid)
+        if self.slots.is_answered_once:
+            self.free_sids.append(pull.sid)
+        else:
+            # WHY: see publish.pxi; what comes once more must not reach the next pull.
+            put_object(&self.out, b"UNSUB %d\r\n" % pull.sid)
+            self.ingress.schedule_turn()
         self.close_when_idle()
         if pull.messages_count == 0 and (status == 503 or (status == 409 and b"Consumer Deleted" in block)):
             if request.state != REQUEST_GONE:

@@ -296,3 +296,18 @@ def test_right_that_ends_ends_the_wait_and_gives_back_what_came() -> None:
     assert other.messages() == []
     consumer.deliver(2, b"late")
     assert consumer.client.answers() == []
+
+
+@pytest.mark.parametrize("is_clustered", [False, True])
+def test_pull_inbox_is_used_again_with_a_single_server_only(is_clustered: bool) -> None:
+    consumer = Consumer(batch=1)
+    if is_clustered:
+        consumer.dialogue.link.go_live({"cluster": "three"})
+    first = consumer.demand.reply
+    consumer.deliver(1, b"a")
+    assert len(consumer.messages()) == 1
+    consumer.dialogue.run_turns()
+    assert (b"UNSUB " in consumer.dialogue.broker.written) == is_clustered
+    consumer.dialogue.broker.take()
+    consumer.pull()
+    assert (consumer.demand.reply == first) == (not is_clustered)

@@ -191,3 +191,52 @@ def test_link_tells_for_how_long_no_stream_answers() -> None:
     dialogue.store(frame, 1)
     assert dialogue.link.barren_ms == 0
     assert dialogue.link.is_fruitful
+
+
+def cluster() -> Dialogue:
+    """A dialogue whose broker belongs to a cluster."""
+    dialogue = Dialogue(is_live=False)
+    dialogue.link.go_live({"max_payload": 1048576, "cluster": "three"})
+    return dialogue
+
+
+def test_cluster_second_ack_of_an_old_leader_finds_nobody() -> None:
+    dialogue = cluster()
+    client = dialogue.client()
+    client.send(request(b"one"))
+    (first,) = dialogue.frames()
+    dialogue.store(first, 1)
+    assert [answer.headers["Nats-Sequence"] for answer in client.answers()] == ["1"]
+    client.send(request(b"two"))
+    (second,) = dialogue.frames()
+    assert second.reply != first.reply
+    dialogue.store(first, 1)
+    assert client.answers() == []
+    dialogue.store(second, 2)
+    assert [answer.headers["Nats-Sequence"] for answer in client.answers()] == ["2"]
+
+
+def test_single_server_replies_are_recycled() -> None:
+    dialogue = Dialogue()
+    client = dialogue.client()
+    replies = set()
+    for sequence in range(1, 4):
+        client.send(request())
+        (frame,) = dialogue.frames()
+        replies.add(frame.reply)
+        dialogue.store(frame, sequence)
+        client.answers()
+    assert len(replies) == 1
+
+
+def test_cluster_numbers_of_one_slot_never_come_twice() -> None:
+    dialogue = cluster()
+    client = dialogue.client()
+    replies = []
+    for sequence in range(1, 300):
+        client.send(request())
+        (frame,) = dialogue.frames()
+        replies.append(frame.reply)
+        dialogue.store(frame, sequence)
+        client.answers()
+    assert len(set(replies)) == len(replies)
