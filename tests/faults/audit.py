@@ -25,12 +25,16 @@ SHOWN_MAX: Final = 5
 """LIMIT: how many cases of one kind a text names; the rest is counted."""
 
 
+BROKEN_PROMISES: Final = ("lost", "doubled", "phantom", "disordered", "misnamed")
+
+
 class Answer(NamedTuple):
     """One answer to one message; an element of a batch has one of its own."""
 
     status: int
     word: str = ""
     seq: int = 0
+    is_duplicate: bool = False
 
     @property
     def is_stored(self) -> bool:
@@ -105,6 +109,13 @@ class Findings:
     unknown: int = 0
     unknown_found: int = 0
 
+    def add(self, other: Findings) -> None:
+        """Add what was found in another stream."""
+        for kind in BROKEN_PROMISES:
+            getattr(self, kind).extend(getattr(other, kind))
+        self.unknown += other.unknown
+        self.unknown_found += other.unknown_found
+
     @property
     def is_clean(self) -> bool:
         """Whether every promise was kept."""
@@ -112,9 +123,8 @@ class Findings:
 
     def texts(self) -> list[str]:
         """One line for each kind of broken promise."""
-        kinds = ("lost", "doubled", "phantom", "disordered", "misnamed")
         lines = []
-        for kind in kinds:
+        for kind in BROKEN_PROMISES:
             cases: list[str] = getattr(self, kind)
             if cases:
                 more = " …" if len(cases) > SHOWN_MAX else ""
@@ -168,13 +178,18 @@ def _judge_sequences(
 ) -> None:
     """Whoever was told a sequence finds his message there."""
     at = {one.seq: one.key for one in found}
-    there = set(at.values())
+    there = {one.key: one.seq for one in reversed(found)}
     for message in messages:
         for answer in message.answers:
             is_wrong = answer.is_stored and answer.seq and at.get(answer.seq) != message.key
             if is_wrong and message.key in there:
-                told = at.get(answer.seq, "nothing")
-                findings.misnamed.append(f"{message.key} (told {answer.seq}, there is {told})")
+                other = at.get(answer.seq, "nothing")
+                told = f"told {answer.seq}{' as a duplicate' * answer.is_duplicate}"
+                before = ",".join(str(one.status) for one in message.answers)
+                findings.misnamed.append(
+                    f"{message.key} ({told}, there is {other}; it is at {there[message.key]}; "
+                    f"answers {before})"
+                )
 
 
 def _judge_order(messages: Iterable[Message], found: Sequence[Found], findings: Findings) -> None:

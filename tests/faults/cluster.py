@@ -182,6 +182,23 @@ class Cluster:
             await asyncio.sleep(LOOK_S)
         raise TimeoutError("no leader")
 
+    async def make_leader(self, stream: str, member: Member) -> None:
+        """Have a member lead the stream."""
+        body = {"placement": {"preferred": member.name}}
+        for _ in range(int(READY_S_MAX / LOOK_S)):
+            leader = await self.leader(stream)
+            if leader is member:
+                return
+            client = await connect(leader.url)
+            try:
+                await ask(client, f"STREAM.LEADER.STEPDOWN.{stream}", body)
+            except (nats.errors.Error, TimeoutError):
+                pass
+            finally:
+                await client.close()
+            await asyncio.sleep(LOOK_S)
+        raise TimeoutError(f"{member.name} does not lead")
+
     async def cut_off(self, member: Member, *, clients_too: bool) -> None:
         """Cut a member's routes, and the ways of clients to it."""
         for ways, proxy in self.routes.items():

@@ -7,12 +7,15 @@ time that the brokers themselves needed to elect a leader.
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tests.faults.cluster import READY_S_MAX, Cluster, watch_election
+from tests.faults.producers import ARRIVAL
 from tests.faults.scene import STATION, Scene
 from tests.wire.gateway import run_fastgw
 
@@ -31,12 +34,22 @@ SLACK_S: Final = 1.0
 HELD_S: Final = 3.0
 """How long a fault lasts at least; an election is over by then."""
 
+ARRIVALS: Final = 20
+"""Clients who come by themselves, each about twice a second."""
+
 ENV: Final = {"FASTGW_NATS_REPLICAS": "3"}
 
 
+ADDRESSES: Final = 2
+"""How many of the cluster's three addresses the gateway of `second_address` is given."""
+
+
 @asynccontextmanager
-async def _scene(plan: Plan, name: str) -> AsyncIterator[tuple[Cluster, Scene]]:
+async def _scene(
+    plan: Plan, name: str, addresses: int | None = None
+) -> AsyncIterator[tuple[Cluster, Scene]]:
     async with Cluster(plan.folder / name.replace(" ", "-")) as cluster:
+        url = ",".join(cluster.url.split(",")[:addresses])
 
         def make(scene: Scene) -> None:
             done = run_fastgw("station", "add", STATION, "--replicas", "3", "--nats", cluster.url)
@@ -44,9 +57,9 @@ async def _scene(plan: Plan, name: str) -> AsyncIterator[tuple[Cluster, Scene]]:
                 raise RuntimeError(done.stderr)
 
         scene = Scene(
-            plan,
+            replace(plan, kinds=(*plan.kinds, *(ARRIVAL,) * ARRIVALS)),
             name,
-            gateway_url=lambda _: cluster.url,
+            gateway_url=lambda _: url,
             env=ENV,
             audit_url=cluster.members[0].url,
             has_broker=False,
@@ -65,6 +78,7 @@ async def _play(plan: Plan, name: str, breaks: Break, heals: Break, held_s: floa
         lines = []
         for number in range(plan.rounds):
             await scene.run_load()
+            await _lead_from_here(cluster, scene, number)
             leader = await cluster.leader(STATION)
             other = next(one for one in cluster.members if one is not leader)
             started = time.monotonic()
@@ -145,6 +159,60 @@ async def lame_ducks(plan: Plan) -> Outcome:
         cluster.start(leader)
 
     return await _play(plan, "lame ducks", breaks, heals, HELD_S)
+
+
+async def second_address(plan: Plan) -> Outcome:
+    """Point 1: of two configured addresses the one in use dies for good; the other takes over."""
+    async with _scene(plan, "second address", ADDRESSES) as (cluster, scene):
+        lines = []
+        for number in range(plan.rounds):
+            await scene.run_load()
+            victim = _in_use(cluster, scene)
+            await _lead_from_here(cluster, scene, number)
+            other = next(one for one in cluster.members[:ADDRESSES] if one is not victim)
+            was_leader = await cluster.leader(STATION) is victim
+            started = time.monotonic()
+            victim.kill()
+            election = watch_election(other, STATION, victim.name) if was_leader else _none()
+            elected_s, _ = await asyncio.gather(
+                election, scene.resume(f"the end of {victim.name}", READY_S_MAX)
+            )
+            # WHY: the other one serves on for as long as the first is dead, however long.
+            await scene.run_load()
+            await asyncio.sleep(HELD_S)
+            if _in_use(cluster, scene) is not other:
+                scene.problem("the second address is not the one in use")
+            lines.append(_judge(scene, elected_s, scene.ledger.longest_gap_s(started)))
+            if number + 1 < plan.rounds:
+                cluster.start(victim)
+                await cluster.wait_ready(STATION)
+                await scene.resume(f"the return of {victim.name}")
+        # The last one stays dead until everything else has ended.
+        await scene.end_load()
+        cluster.start(victim)
+        await cluster.wait_ready(STATION)
+        scene.note("interruption / election: " + ", ".join(lines))
+    return scene.outcome
+
+
+async def _lead_from_here(cluster: Cluster, scene: Scene, number: int) -> None:
+    """Every other round, have the member lead that the gateway is connected to; else it is luck."""
+    if number % 2 == 0:
+        await cluster.make_leader(STATION, _in_use(cluster, scene))
+        await scene.resume("a change of leaders", READY_S_MAX)
+
+
+def _in_use(cluster: Cluster, scene: Scene) -> Member:
+    """The member that carries the gateway's messages, by the gateway's own account."""
+    port = int(
+        re.findall(r"data plane connected to nats://[^:]+:(\d+)", scene.gateway.log_text())[-1]
+    )
+    return next(one for one in cluster.members if cluster.doors[one.number].port == port)
+
+
+async def _none() -> float:
+    """How long an election takes that need not be."""
+    return 0.0
 
 
 async def _mend(cluster: Cluster, leader: Member) -> None:

@@ -28,6 +28,8 @@ class Ledger:
         self.words: Counter[str] = Counter()
         self.refused_count = 0
         """Connections that could not be made."""
+        self.hopeless_count = 0
+        """Answers 429 and 503 that do not say when to come again."""
         self.started = time.monotonic()
         self.gaps: list[tuple[float, float]] = []
         """Times without a 200 above `GAP_S_MIN`: when each began, and how long it was."""

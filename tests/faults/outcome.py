@@ -6,12 +6,15 @@ A fault has failed when it has a problem; notes are figures without a judgement.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.faults.audit import Findings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.faults.ledger import Ledger
 
 COLUMNS: Final = (
@@ -54,20 +57,20 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def take(self, ledger: Ledger, findings: Findings) -> None:
-        """Take over what a run was answered and what became of it."""
+    def take(self, ledgers: Sequence[Ledger], findings: Findings) -> None:
+        """Take over what a run was answered and what became of it; the gap is the first's."""
         self.findings = findings
         self.problems.extend(findings.texts())
         self.figures = {
-            "requests": ledger.requests_count,
-            "200": ledger.stored_count,
-            "4xx": ledger.count(4),
-            "5xx": ledger.count(5),
-            "cut": ledger.broken_count,
-            "refused": ledger.refused_count,
-            "messages": len(ledger.messages),
-            "gap s": round(ledger.longest_gap_s(), 3),
-            "words": dict(ledger.words),
+            "requests": sum(ledger.requests_count for ledger in ledgers),
+            "200": sum(ledger.stored_count for ledger in ledgers),
+            "4xx": sum(ledger.count(4) for ledger in ledgers),
+            "5xx": sum(ledger.count(5) for ledger in ledgers),
+            "cut": sum(ledger.broken_count for ledger in ledgers),
+            "refused": sum(ledger.refused_count for ledger in ledgers),
+            "messages": sum(len(ledger.messages) for ledger in ledgers),
+            "gap s": round(ledgers[0].longest_gap_s(), 3),
+            "words": dict(sum((ledger.words for ledger in ledgers), Counter())),
         }
 
     def row(self) -> dict[str, Any]:

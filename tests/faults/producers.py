@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.faults.audit import BROKEN, Answer, Message
@@ -37,6 +38,10 @@ REFUSED_EVERY: Final = 25
 """Every so many messages one is sent that must be refused."""
 
 BAD_SUBJECT: Final = "a..b"
+BUSY: Final = 429
+WHEN_TO_COME: Final = (BUSY, 503)
+"""Statuses that say when to come again."""
+
 NOT_SENT: Final = Answer(503, "broker-away")
 """What stands for a connection that could not be made: nothing was sent."""
 
@@ -53,6 +58,7 @@ class Kind:
         depth: how many requests it sends at once, without waiting for the first one's answer.
         padding_bytes: what is added to each payload.
         rest_s: what it waits after a 5xx or a refused connection.
+        pause_s: its rest after each request, instead of the load's; the first one is random.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Kind:
     depth: int = 1
     padding_bytes: int = 0
     rest_s: float = AFTER_FAULT_S
+    pause_s: float | None = None
 
 
 SINGLE: Final = Kind("single")
@@ -71,6 +78,10 @@ BATCH_ID: Final = Kind("batch-id", is_batch=True, has_ids=True)
 SINGLE_SHOT: Final = Kind("shot-id", has_ids=True, is_single_shot=True)
 PIPELINE: Final = Kind("pipeline", depth=8)
 PIPELINE_ID: Final = Kind("pipeline-id", has_ids=True, depth=8)
+ARRIVAL: Final = Kind("arrival", is_single_shot=True, rest_s=0.0, pause_s=0.5)
+"""WHY: producers that wait for their answers fall into step with a fault, and wait their timeout
+out together; whoever comes at a time of his own sees when it is over."""
+
 MIXTURE: Final = (
     *(SINGLE,) * 4,
     *(SINGLE_ID,) * 4,
@@ -92,10 +103,14 @@ class Job:
     @property
     def is_settled(self) -> bool:
         """Whether it need not be sent again."""
-        return self.status == 200 or 400 <= self.status < 500
+        return self.status == 200 or (400 <= self.status < 500 and self.status != BUSY)
 
     def enter(self, answers: list[Answer]) -> None:
         """Enter one answer for each message."""
+        if any(one.is_refused for one in answers) and any(one.is_stored for one in answers):
+            # WHY: what of a batch was refused is stored when it is repeated, behind its neighbours.
+            for message in self.messages:
+                message.is_ordered = False
         for message, answer in zip(self.messages, answers, strict=True):
             message.answers.append(answer)
 
@@ -114,39 +129,46 @@ class Reply:
         return self.headers.get("error-code", "")
 
 
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Where a producer sends its messages.
+
+    Args:
+        address: where the gateway is.
+        station: where it produces to.
+        headers: more headers of each request, as credentials.
+    """
+
+    address: tuple[str, int]
+    station: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 class Producer:
     """One producer.
 
     Args:
         name: its name, which no other producer of the run has.
         kind: how it works.
-        address: where the gateway is.
-        station: where it produces to.
+        goal: where to.
         ledger: takes every answer.
         pause_s: how long it rests after each request.
     """
 
-    def __init__(
-        self,
-        name: str,
-        kind: Kind,
-        address: tuple[str, int],
-        station: str,
-        ledger: Ledger,
-        pause_s: float,
-    ) -> None:
+    def __init__(self, name: str, kind: Kind, goal: Goal, ledger: Ledger, pause_s: float) -> None:
         self._name = name
         self._kind = kind
-        self._address = address
-        self._station = station
+        self._goal = goal
         self._ledger = ledger
-        self._pause_s = pause_s
+        self._pause_s = pause_s if kind.pause_s is None else kind.pause_s
         self._number = 0
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self, ended: asyncio.Event) -> None:
         """Produce until told to end; what was begun is settled first, within bounds."""
         try:
+            if self._kind.pause_s is not None:
+                await asyncio.sleep(random.uniform(0, self._kind.pause_s))
             while not ended.is_set():
                 await self._produce(ended)
                 # WHY: the load is bounded, and the gateway's processor is ours, too.
@@ -190,10 +212,11 @@ class Producer:
         body = (f"[{','.join(elements)}]" if self._kind.is_batch else elements[0]).encode()
         what = "batch?results=true" if self._kind.is_batch else "single"
         lines = [
-            f"POST /stations/{self._station}/produce/{what} HTTP/1.1",
-            f"Host: {self._address[0]}:{self._address[1]}",
+            f"POST /stations/{self._goal.station}/produce/{what} HTTP/1.1",
+            f"Host: {self._goal.address[0]}:{self._goal.address[1]}",
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
+            *(f"{name}: {value}" for name, value in self._goal.headers.items()),
         ]
         if base is not None:
             lines.append(f"Nats-Msg-Id: {base}")
@@ -218,6 +241,8 @@ class Producer:
                     reply = await read_reply(reader)
                     job = waiting.pop(0)
                     self._ledger.on_request(reply.status, reply.word)
+                    if reply.status in WHEN_TO_COME and "retry-after" not in reply.headers:
+                        self._ledger.hopeless_count += 1
                     job.status = reply.status
                     job.enter(answers_of(reply, len(job.messages)))
                     is_told = reply.headers.get("connection", "").lower() == "close"
@@ -237,7 +262,7 @@ class Producer:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is None:
             async with asyncio.timeout(CONNECT_S_MAX):
-                self._streams = await asyncio.open_connection(*self._address)
+                self._streams = await asyncio.open_connection(*self._goal.address)
         return self._streams
 
     def _hang_up(self) -> None:
@@ -269,7 +294,8 @@ def answers_of(reply: Reply, count: int) -> list[Answer]:
     """What a response says about each of the messages of its request."""
     if count == 1:
         seq = int(reply.headers.get("nats-sequence", "0")) if reply.status == 200 else 0
-        return [Answer(reply.status, reply.word, seq)]
+        is_duplicate = reply.headers.get("nats-duplicate") == "true"
+        return [Answer(reply.status, reply.word, seq, is_duplicate)]
     results: list[dict[str, Any]] = []
     with suppress(ValueError):
         results = json.loads(reply.body).get("results", [])

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from tests.faults.audit import judge
+from tests.faults.audit import Findings, judge
 from tests.faults.ledger import Ledger
 from tests.faults.outcome import Outcome
-from tests.faults.producers import ANSWER_S_MAX, MIXTURE, Kind, Producer
+from tests.faults.producers import ANSWER_S_MAX, MIXTURE, Goal, Kind, Producer
 from tests.faults.stream import ReadError, read_stream
-from tests.wire.gateway import Broker, Gateway
+from tests.wire.gateway import Broker, Gateway, run_fastgw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,6 +77,8 @@ class Scene:
         has_broker: whether a broker is started here.
         before: called when the gateway is ready, before the load.
         listen: where the gateway listens.
+        make_broker: makes the broker in a folder, when the usual one will not do.
+        connecting: how the audit logs in, where the URL does not say it.
     """
 
     plan: Plan
@@ -89,12 +91,18 @@ class Scene:
     has_broker: bool = True
     before: Callable[[Scene], None] | None = None
     listen: str = "127.0.0.1:0"
+    make_broker: Callable[[Path], Broker] = Broker
+    connecting: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder = self.plan.folder / self.fault.replace(" ", "-")
-        self.broker = Broker(self.folder / "broker")
+        self.broker = self.make_broker(self.folder / "broker")
         self.gateway: Gateway
         self.ledger = Ledger()
+        self.ledgers = {STATION: self.ledger}
+        """One for each station; `ledger` is that of the load which is waited for."""
+        self.headers: dict[str, str] = {}
+        """What producers that are started from now on send beside their own."""
         self.outcome = Outcome(self.fault, self.plan.rounds)
         self.found_keys: set[str] = set()
         self._ended = asyncio.Event()
@@ -123,13 +131,14 @@ class Scene:
         flags = ("--nats", url, *self.flags)
         return Gateway(self.folder / name, flags=flags, env=ENV | self.env)
 
-    def start_load(self, kinds: Sequence[Kind], address: tuple[str, int] | None = None) -> None:
+    def start_load(self, kinds: Sequence[Kind], station: str = STATION) -> None:
         """Start producers, beside those that run."""
-        where = address or self.address or self.gateway.address
+        ledger = self.ledgers.setdefault(station, Ledger())
+        goal = Goal(self.address or self.gateway.address, station, dict(self.headers))
         for kind in kinds:
             self._count += 1
             name = f"{kind.name}-{self._count}"
-            producer = Producer(name, kind, where, STATION, self.ledger, self.plan.pause_s)
+            producer = Producer(name, kind, goal, ledger, self.plan.pause_s)
             self._tasks.append(asyncio.create_task(producer.run(self._ended), name=name))
 
     async def resume(self, what: str, timeout_s: float = RESUME_S_MAX) -> float:
@@ -166,7 +175,8 @@ class Scene:
         self._ended.set()
         if not self._tasks:
             return
-        self.ledger.close()
+        for ledger in self.ledgers.values():
+            ledger.close()
         done, pending = await asyncio.wait(self._tasks, timeout=2 * ANSWER_S_MAX)
         for task in pending:
             self.problem(f"the producer {task.get_name()} hangs")
@@ -178,13 +188,18 @@ class Scene:
 
     async def _audit(self) -> None:
         url = self.audit_url or self.broker.url
-        try:
-            found = await read_stream(url, STATION)
-        except ReadError as error:
-            self.problem(f"the stream cannot be read: {error}")
-            return
-        self.found_keys = {one.key for one in found}
-        self.outcome.take(self.ledger, judge(self.ledger.messages, found))
+        findings = Findings()
+        for station, ledger in self.ledgers.items():
+            try:
+                found = await read_stream(url, station, **self.connecting)
+            except ReadError as error:
+                self.problem(f"the stream {station} cannot be read: {error}")
+                return
+            self.found_keys |= {one.key for one in found}
+            findings.add(judge(ledger.messages, found))
+            if ledger.hopeless_count:
+                self.problem(f"{ledger.hopeless_count} answers 429 or 503 without Retry-After")
+        self.outcome.take(list(self.ledgers.values()), findings)
 
     async def _stop_gateway(self) -> None:
         process = self.gateway.process
@@ -211,6 +226,13 @@ class Scene:
             with suppress(ProcessLookupError):
                 self.broker.signal(signal.SIGCONT)
             self.broker.kill()
+
+
+def add_station(scene: Scene, station: str = STATION, *flags: str) -> None:
+    """Make a station by the command line."""
+    done = run_fastgw("station", "add", station, *flags, "--nats", scene.broker.url)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
 
 
 def rss_bytes(pid: int) -> int:

@@ -45,12 +45,16 @@ class ReadError(RuntimeError):
     """The stream could not be read as a whole."""
 
 
-async def connect(url: str) -> Client:
-    """Connect to one broker that may be coming back just now."""
+async def connect(url: str, **options: Any) -> Client:
+    """Connect to one broker that may be coming back just now; `options` are the library's."""
     for _ in range(TRIES_MAX):
         try:
             return await nats.connect(
-                url, connect_timeout=2, allow_reconnect=False, error_cb=_is_told_otherwise
+                url,
+                connect_timeout=2,
+                allow_reconnect=False,
+                error_cb=_is_told_otherwise,
+                **options,
             )
         except (OSError, nats.errors.Error, TimeoutError):
             await asyncio.sleep(TRY_PAUSE_S)
@@ -86,13 +90,13 @@ async def stream_state(client: Client, stream: str) -> dict[str, Any]:
     raise ReadError(f"the stream {stream} has no leader")
 
 
-async def read_stream(url: str, stream: str) -> list[Found]:
-    """Read every message, oldest first.
+async def read_stream(url: str, stream: str, **options: Any) -> list[Found]:
+    """Read every message, oldest first; `options` say how to log in.
 
     Raises:
         ReadError: the broker is away, or what came is not everything.
     """
-    client = await connect(url)
+    client = await connect(url, **options)
     try:
         state = await stream_state(client, stream)
         if not state.get("messages"):

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.faults.audit import Answer
+from tests.faults.audit import Answer, Findings
 from tests.faults.ledger import Ledger
+from tests.faults.markdown import table
 from tests.faults.outcome import COLUMNS, Outcome, head, show
 from tests.faults.producers import Reply, answers_of
 from tests.faults.proxy import Proxy
@@ -173,3 +174,21 @@ def test_the_table_shows_what_failed() -> None:
     assert outcome.to_json()["verdict"] == "FAILED"
     outcome.problems.clear()
     assert outcome.to_json()["verdict"] == "held"
+
+
+def test_markdown_has_a_row_for_each_audited_fault_and_every_note() -> None:
+    outcome = Outcome("some fault", 2, notes=["interruption / election: 1.00 s / 0.90 s", "more"])
+    ledger = Ledger()
+    for _ in range(1234):
+        ledger.on_request(200)
+    outcome.take([ledger], Findings(lost=["x"], unknown=3, unknown_found=2))
+    text = table([outcome.to_json(), Outcome("a crowd", notes=["p99 is fine"]).to_json()])
+    rows = [line for line in text.splitlines() if line.startswith("| some fault")]
+    assert rows == [
+        "| some fault | 2 | 1,234 | 1,234 | 0 | 0 | 0 | 3 (2) | 1.00 s / 0.90 s | FAILED |"
+    ]
+    assert text.splitlines()[-3:] == [
+        "- some fault: more",
+        "- some fault: **FAILED**: 1 lost: x",
+        "- a crowd: p99 is fine",
+    ]

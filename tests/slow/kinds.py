@@ -22,6 +22,9 @@ RATE_MIN: Final = 512
 """LIMIT: limits.body_rate_bytes_min of the configuration."""
 JUST_ABOVE: Final = (RATE_MIN + RATE_MIN // 8) // TICKS_A_SECOND
 BODY_BYTES: Final = 100_000
+SEGMENT_BYTES: Final = 1400
+"""LIMIT: what a network carries in one piece."""
+
 STATION: Final = b"/stations/slow/produce/single"
 
 
@@ -80,7 +83,8 @@ class SlowClient:
     address: tuple[str, int]
     ended_s: float | None = None
     answer: bytes = b""
-    _at: int = 0
+    _sent: int = 0
+    _owed: int = 0
     _ticks: int = 0
     _started: float = 0.0
     _socket: socket.socket = field(init=False)
@@ -91,11 +95,15 @@ class SlowClient:
         if not self.kind.reads:
             # WHY: the window is small, so that the answers soon wait at the gateway.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            # WHY: the kernel's send buffer grows with the segment; loopback's is 64 KiB, and 2.5 MB
+            # of answers would vanish there before the gateway had to wait for the reader.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
         self._socket.settimeout(5)
         self._socket.connect(self.address)
         self._socket.setblocking(False)
         self._started = time.monotonic()
-        self._send(self.kind.first)
+        self._owed = len(self.kind.first)
+        self._pay()
         if self.kind.half_closes:
             self._socket.shutdown(socket.SHUT_WR)
         return self._socket.fileno()
@@ -113,18 +121,40 @@ class SlowClient:
         drip = self.kind.drip
         self._ticks += 1
         if self.ended_s is None and drip and self._ticks % self.kind.ticks == 0:
-            data = (drip + drip)[self._at : self._at + self.kind.size]
-            self._at = (self._at + len(data)) % len(drip)
-            self._send(data)
+            self._owed += self.kind.size
+            self._pay()
 
-    def _send(self, data: bytes) -> None:
+    def _pay(self) -> None:
+        """Send what is due, and not a byte out of turn: a torn request would end the connection."""
+        while self.ended_s is None and self._owed:
+            data = self._next()
+            sent = self._send(data)
+            self._sent += sent
+            self._owed -= sent
+            if sent < len(data):
+                # WHY: behind a full socket a client is slower, it does not make up leeway.
+                rest = max(0, len(self.kind.first) - self._sent)
+                self._owed = min(self._owed, rest + self.kind.size)
+                return
+
+    def _next(self) -> bytes:
+        """The bytes that are due: of `first`, and behind it of the drip, over and over."""
+        first, drip = self.kind.first, self.kind.drip
+        if self._sent < len(first):
+            return first[self._sent : self._sent + self._owed]
+        at = (self._sent - len(first)) % len(drip)
+        return (drip + drip)[at : at + min(self._owed, len(drip))]
+
+    def _send(self, data: bytes) -> int:
+        """Send what the socket takes; return how many bytes that were."""
         try:
-            self._socket.send(data)
+            return self._socket.send(data)
         except BlockingIOError:
-            return
+            return 0
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET):
                 self.end()
+            return 0
 
     def on_event(self, events: int) -> bool:
         """Read, and notice the end; return whether it has come."""
