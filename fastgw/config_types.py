@@ -57,8 +57,9 @@ def mask(key: str, value: object) -> object:
     Args:
         key: dotted name; a name without its table ("password") is masked as well.
     """
-    if value is None:
-        return None
+    if value is None or value == []:
+        # An empty list of secrets holds none.
+        return value
     if key in SECRETS or key in _SECRET_FIELDS:
         return MASK
     if key.rpartition(".")[2] == "url":

@@ -375,6 +375,11 @@ def test_rows_and_repr_mask_every_secret() -> None:
         assert SECRET not in text
 
 
+def test_empty_list_of_secrets_is_shown_as_empty() -> None:
+    assert mask("auth.jwt_secrets_old", []) == []
+    assert "old" not in str(mask("auth.jwt_secrets_old", ["old"]))
+
+
 def test_repr_masks_inside_a_rich_table() -> None:
     assert SECRET not in str(AuthConfig(jwt_secret=SECRET).__rich_repr__())
     assert "mode='users'" in repr(AuthConfig())
