@@ -51,6 +51,9 @@ CLOSE_S_MAX: Final = 1.0
 LOOK_S: Final = 0.25
 """How often a live link is looked at."""
 
+DIAL_STAGGER_S: Final = 0.5
+"""LIMIT: after so long the next server is dialled beside the one that has not answered."""
+
 BARREN_S: Final = 2.0
 """LIMIT: where no stream answers for so long, another server is tried. WHY: a server that lost the
 others of its cluster stays connected and refuses, or keeps silent, for as long as they are away."""
@@ -181,22 +184,47 @@ class DataPlane:
                 await asyncio.sleep(self._backoff.next_s())
 
     async def _dial_round(self) -> Session | None:
-        """Dial each known server once, at once; return the first that takes us."""
-        for server in self._pool.round():
-            session = Session(self._loop, server, self._make_link())
-            opened = False
-            try:
-                await session.open(self._config, self._credentials, "fastgw-data")
-                opened = True
-            except DialError as error:
-                self.last_error = str(error)
-                self._quiet.warning(f"data plane: {error}")
-            finally:
-                if not opened:
-                    session.abort()
-            if opened:
-                return session
-        return None
+        """Dial each known server once; return the first that takes us.
+
+        WHY the next beside one that keeps silent: a frozen server's kernel still accepts us.
+        """
+        servers = self._pool.round()
+        dials: dict[asyncio.Task[bool], Session] = {}
+        try:
+            while servers or dials:
+                if servers:
+                    session = Session(self._loop, servers.pop(0), self._make_link())
+                    dials[self._loop.create_task(self._dial(session))] = session
+                done, _ = await asyncio.wait(
+                    dials,
+                    timeout=DIAL_STAGGER_S if servers else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    if task.result():
+                        return dials.pop(task)
+                    del dials[task]
+            return None
+        finally:
+            for task, session in dials.items():
+                task.cancel()
+                session.abort()
+            if dials:
+                await asyncio.wait(dials)
+
+    async def _dial(self, session: Session) -> bool:
+        """Dial one server; return whether it took us."""
+        opened = False
+        try:
+            await session.open(self._config, self._credentials, "fastgw-data")
+            opened = True
+        except DialError as error:
+            self.last_error = str(error)
+            self._quiet.warning(f"data plane: {error}")
+        finally:
+            if not opened:
+                session.abort()
+        return opened
 
     async def _hold(self, session: Session) -> float:
         """Serve one live link until its end; return how long it lived, in seconds."""

@@ -389,6 +389,20 @@ async def test_live_server_that_hangs_is_dialled_last(tmp_path: Path) -> None:
             frozen.signal(signal.SIGCONT)
 
 
+async def test_dial_silent_server_does_not_hold_the_others_up(tmp_path: Path) -> None:
+    with running(tmp_path / "a") as one, running(tmp_path / "b") as other:
+        one.signal(signal.SIGSTOP)
+        try:
+            config = quick_config([one.url, other.url], connect_timeout_ms=60_000)
+            for _ in range(4):
+                # In random order, so that the silent one comes first in some.
+                async with Recorder(config) as recorder:
+                    await recorder.live_link()
+                    assert recorder.plane.server == other.url
+        finally:
+            one.signal(signal.SIGCONT)
+
+
 async def test_live_answered_pings_keep_the_link(broker: Broker) -> None:
     async with Recorder(broker.config(ping_interval_ms=100, pings_out_max=1)) as recorder:
         link = await recorder.live_link()
