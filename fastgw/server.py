@@ -61,7 +61,9 @@ def serve(loaded: Loaded, read: Callable[[], Loaded] | None = None) -> int:
     for warning in (*loaded.warnings, *find_loose_keys(config.all_listeners())):
         log.warning("%s", warning)
     if scarce := raise_limit(config.limits.connections_max):
-        log.warning("%s", scarce)
+        # WHY not always a warning: nobody has asked for as many as the default allows.
+        is_asked = loaded.origins.get("limits.connections_max", "default") != "default"
+        log.log(logging.WARNING if is_asked else logging.DEBUG, "%s", scarce)
     # WHY: a signal to reload may come before anyone can act on it, and must not end us; a function,
     # unlike "ignore", is not inherited by the broker.
     for number in (signal.SIGHUP, signal.SIGUSR2):
