@@ -26,7 +26,7 @@ GAP_S_MAX: Final = 1.0
 MEASURED_S_MAX: Final = HOUR_S / 2
 """LIMIT: a duration with a jump in it is an hour; all others together are far below half of one."""
 
-JUMPS: Final = ((HOUR_S, 0), (HOUR_S, -HOUR_S, 0))
+JUMPS: Final = ((HOUR_S, -HOUR_S, 0), (HOUR_S, 0))
 """Where the clock goes in a round, in turn; each ends at the true time."""
 
 

@@ -241,7 +241,9 @@ def test_soak_judges_what_grows(
     memory: tuple[float, float], files: tuple[int, int], expected: list[str]
 ) -> None:
     first, last = (Sample(int(m * MIB), f) for m, f in zip(memory, files, strict=True))
-    assert judge_samples([first] * 30 + [last] * 30)[1] == expected
+    told, problems = judge_samples([first] * 30 + [last] * 30)
+    assert problems == expected
+    assert told.endswith(" ".join([f"{memory[0]:.1f}"] * 5 + [f"{memory[1]:.1f}"] * 5))
 
 
 def test_bad_batch_is_right_for_a_batch_that_was_stored_in_part() -> None:
