@@ -184,9 +184,10 @@ def test_supervisor_that_slept_does_not_blame_its_workers(toys: Toys) -> None:
     wait_until(lambda: time.monotonic() > woken_at, WAIT_S_MAX, "longer than the allowed silence")
     (toys.folder / "mute-0").unlink()
     (toys.folder / "mute-1").unlink()
+    # WHY before the signal: it is read as soon as the signal is there.
+    toys.write("plan", "one")
     toys.signal(signal.SIGCONT)
     toys.signal(signal.SIGHUP)
-    toys.write("plan", "one")
     toys.wait(2, "SIGHUP")
     assert "hangs" not in toys.log()
 
