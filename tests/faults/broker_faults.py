@@ -47,16 +47,21 @@ SLACK_BYTES: Final = 40 * MIB
 async def broker_kill(plan: Plan) -> Outcome:
     """R1: kill -9 under load and start again, over and over."""
     async with Scene(plan, "broker kill -9") as scene:
-        took = []
-        for number in range(plan.rounds):
-            await scene.run_load()
-            scene.broker.kill()
-            # WHY: every other time it is back at once, so that dials meet a half-started broker.
-            await asyncio.sleep(DOWN_S if number % 2 else 0)
-            await asyncio.to_thread(scene.broker.start)
-            took.append(await scene.resume(f"kill {number + 1}"))
-        _note_resumed(scene, took)
+        await _kill_rounds(scene)
     return scene.outcome
+
+
+async def _kill_rounds(scene: Scene) -> None:
+    """Kill the broker and start it again, as often as the plan says."""
+    took = []
+    for number in range(scene.plan.rounds):
+        await scene.run_load()
+        scene.broker.kill()
+        # WHY: every other time it is back at once, so that dials meet a half-started broker.
+        await asyncio.sleep(DOWN_S if number % 2 else 0)
+        await asyncio.to_thread(scene.broker.start)
+        took.append(await scene.resume(f"kill {number + 1}"))
+    _note_resumed(scene, took)
 
 
 async def group_kill(plan: Plan) -> Outcome:
@@ -71,14 +76,7 @@ async def group_kill(plan: Plan) -> Outcome:
 
     name = "broker kill -9, fsync"
     async with Scene(plan, name, make_broker=make_broker, before=make) as scene:
-        took = []
-        for number in range(plan.rounds):
-            await scene.run_load()
-            scene.broker.kill()
-            await asyncio.sleep(DOWN_S if number % 2 else 0)
-            await asyncio.to_thread(scene.broker.start)
-            took.append(await scene.resume(f"kill {number + 1}"))
-        _note_resumed(scene, took)
+        await _kill_rounds(scene)
         await _check_grouped(scene)
     return scene.outcome
 
