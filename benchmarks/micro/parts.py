@@ -125,17 +125,22 @@ def prepare_batch_frames_headers() -> Run:
     return _prepare_batch("/stations/bench/produce/batch", with_acks=False)
 
 
-def _prepare_single(path: str) -> Run:
+def _prepare_single(path: str, heads_count: int = 1) -> Run:
     stage = Stage()
     if "typed" in path:
         stage.put_typed_station()
-    data, receive = build_http(path), [stage.connect().data_received for _ in range(CONNECTIONS)]
+    ids = [f"72d3162e-cc78-11e3-81ab-{n:012x}" for n in range(heads_count)]
+    heads = (
+        [build_http(path, request_id=one) for one in ids] if heads_count > 1 else [build_http(path)]
+    )
+    receive = [stage.connect().data_received for _ in range(CONNECTIONS)]
     acks = stage.build_acks(path.split("/")[2], CONNECTIONS)
     # The numbers of the acks fit, because each turn gives back what it took.
     run_turn, acknowledge = stage.loop.run_turn, stage.link.data_received
 
     def run(count: int) -> None:
-        for _ in range(count):
+        for number in range(count):
+            data = heads[number % heads_count]
             for feed in receive:
                 feed(data)
             run_turn()
@@ -158,24 +163,7 @@ def prepare_whole_request_plain() -> Run:
 
 def prepare_whole_request_new_head() -> Run:
     """Take requests through all nine steps with heads that differ, as those of webhooks do."""
-    stage = Stage()
-    path = "/stations/bench/produce/single"
-    heads = [build_http(path, request_id=f"72d3162e-cc78-11e3-81ab-{n:012x}") for n in range(2)]
-    receive = [stage.connect().data_received for _ in range(CONNECTIONS)]
-    acks = stage.build_acks("bench", CONNECTIONS)
-    run_turn, acknowledge = stage.loop.run_turn, stage.link.data_received
-
-    def run(count: int) -> None:
-        for number in range(count):
-            data = heads[number % 2]
-            for feed in receive:
-                feed(data)
-            run_turn()
-            acknowledge(acks)
-            run_turn()
-        stage.check(count * CONNECTIONS)
-
-    return run
+    return _prepare_single("/stations/bench/produce/single", heads_count=2)
 
 
 def prepare_whole_request_schema() -> Run:
