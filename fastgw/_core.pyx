@@ -1,7 +1,7 @@
 """The compiled core: a produced message from the socket to the answer, in nine steps.
 
     socket bytes
-      1 http_request   httptools callbacks -> Request            _core/http_request.pxi, http_{rules,line,…}
+      1 http_request   a usual head, or httptools' -> Request   _core/http_request.pxi, http_{usual,rules,…}
       2 route          method + path -> Station                  _core/route.pxi
       3 authorize      credential bytes -> Principal             _core/authorize.pxi, admit.pxi, rate.pxi
       4 validate       body -> the messages in it, checked       _core/validate.pxi, judge.pxi, produce.pxi
@@ -113,7 +113,7 @@ include "_core/http_life.pxi"
 include "_core/http_backlog.pxi"
 include "_core/produce.pxi"
 include "_core/admit.pxi"
-include "_core/http_repeat.pxi"
+include "_core/http_usual.pxi"
 include "_core/http_request.pxi"
 
 
@@ -165,7 +165,7 @@ cdef class Ingress:
     cdef object starved              # connections with a body half read and no room for its rest
     cdef int64_t waiting_bytes, unread_bytes
     cdef Buffer scratch, no_fields
-    cdef bytes answer_tail, cors_head, preflight_head
+    cdef bytes answer_tail, stored_tail, cors_head, preflight_head
     cdef frozenset cors_origins
     cdef bint is_turn_scheduled, is_draining
     cdef time_t tail_second
@@ -622,6 +622,8 @@ cdef class Ingress:
     cdef int renew_tail(self, time_t now) except -1:
         self.tail_second = now
         self.answer_tail = self.cors_head + b"Date: " + http_date(<double>now) + b"\r\n"
+        self.stored_tail = self.answer_tail + b"Content-Length: %d\r\n\r\n%s" % (
+            len(STORED_BODY), STORED_BODY)
         return 0
 
     cdef int report_defect(self, str text, object error) except -1:

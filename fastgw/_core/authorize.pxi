@@ -83,7 +83,7 @@ cdef inline bint is_same_bytes(bytes one, bytes other) noexcept:
     """Whether two objects hold the same bytes; None equals nothing."""
     if other is None or PyBytes_GET_SIZE(one) != PyBytes_GET_SIZE(other):
         return False
-    return memcmp(PyBytes_AS_STRING(one), PyBytes_AS_STRING(other),
+    return one is other or memcmp(PyBytes_AS_STRING(one), PyBytes_AS_STRING(other),
                   <size_t>PyBytes_GET_SIZE(one)) == 0
 
 

@@ -35,26 +35,6 @@ cdef int find_line(HttpConnection conn) except -1:
     return 0
 
 
-cdef bint is_line_usual(HttpConnection conn, Request request) noexcept:
-    """Whether the line is `POST target HTTP/1.1`, byte for byte, where a read begins.
-
-    WHY: most are; then the parser need not be asked for the method, nor for the version.
-    """
-    cdef const char* text
-    cdef Py_ssize_t url_size = PyBytes_GET_SIZE(request.url)
-    if not conn.is_line_first or conn.line is not None or type(conn.feeding) is not bytes:
-        return False
-    text = PyBytes_AS_STRING(conn.feeding)
-    if (PyBytes_GET_SIZE(conn.feeding) < url_size + 16 or memcmp(text, b"POST ", 5) != 0
-            or memcmp(text + 5, PyBytes_AS_STRING(request.url), <size_t>url_size) != 0
-            or memcmp(text + 5 + url_size, b" HTTP/1.1\r\n", 11) != 0):
-        return False
-    request.method_name = b"POST"
-    conn.is_line_here = True
-    conn.persists_unasked = True
-    return True
-
-
 cdef bint is_line_strict(HttpConnection conn, Request request) except -1:
     """Whether the request line is `METHOD SP target SP HTTP/` and nothing else, byte for byte.
 

@@ -26,7 +26,6 @@ cdef class HttpConnection:
     cdef int owed_count
     # The request that is being read.
     cdef bint is_routed, has_upgrade, is_replaying, expects_continue
-    cdef bint persists_unasked      # of HTTP/1.1, and without a header that could end it
     cdef int hosts_count, fields_count
     cdef Py_ssize_t head_bytes, fields_bytes, raw_bytes, body_size, body_max
     cdef int64_t content_length
@@ -44,6 +43,7 @@ cdef class HttpConnection:
     cdef Buffer fields
     cdef bytearray assembly          # what came of a body of unknown length
     cdef bytes whole                 # a body of known length, as far as it came
+    cdef bint is_body_alone          # what comes of the body does not go through the parser
     cdef bint is_starved             # a body is half read, and there is no room for its rest
     cdef uint64_t starved_until_ms
     cdef int64_t unread_bytes        # what the transport holds of our answers
@@ -68,12 +68,7 @@ cdef class HttpConnection:
     cdef Route known_route
     cdef uint64_t known_routes_count
     cdef bytes known_host            # a valid one
-    # The last head, when the same one again would be known without parsing; see http_repeat.pxi.
-    cdef bytes known_head, known_fields, known_sent, known_type
-    cdef bint is_known_sent_key
-    cdef int64_t known_length
-    cdef int unlike_count            # how many heads are read before one is kept again
-    cdef bytes known_credential
+    cdef bytes known_type, known_credential
     cdef bint is_known_key           # whether it is an X-API-Key
     cdef Principal known_principal
     cdef uint64_t known_forgets_count
@@ -128,21 +123,18 @@ cdef class HttpConnection:
             self.feed_slices(data, 0)
 
     cdef int feed_slices(self, bytes data, Py_ssize_t at) except -1:
-        """Parse `data` from `at` on, piece by piece, as far as this connection may now.
-
-        A request with the head of the one before is known as it stands.
-        """
+        """Parse `data` from `at` on, piece by piece, as far as this connection may now."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef Py_ssize_t begun = at
+        cdef int owed_before = self.owed_count
         cdef Py_ssize_t take
         view = None
         while at < size and not self.is_stopped:
             if self.is_reading_paused:
                 return keep_backlog(self, data, at)
-            if self.owed_count >= PIPELINED_A_TURN and at > begun:
+            if self.owed_count - owed_before >= PIPELINED_A_TURN:
                 return wait_for_turn(self, data, at)
-            if self.known_head is not None and self.phase == PHASE_IDLE:
-                take = take_repeated(self, data, at)
+            if self.phase == PHASE_IDLE or self.is_body_alone:
+                take = take_usual(self, data, at)
                 if take > 0:
                     at += take
                     continue
@@ -253,8 +245,7 @@ cdef class HttpConnection:
         self.head = self.tail = self.current = None
         self.parser = self.feed = self.transport = None
         self.known_credential = self.known_principal = self.feeding = self.line = None
-        self.known_url = self.known_route = self.known_host = None
-        forget_head(self)
+        self.known_url = self.known_route = self.known_host = self.known_type = None
         self.assembly = self.whole = None
         drop_buffer(&self.fields)
 
@@ -289,8 +280,7 @@ cdef class HttpConnection:
         self.has_asked = True
         self.current = request
         self.phase = PHASE_HEAD
-        self.is_routed = self.has_upgrade = self.expects_continue = False
-        self.persists_unasked = False
+        self.is_routed = self.has_upgrade = self.expects_continue = self.is_body_alone = False
         self.hosts_count = self.fields_count = 0
         self.head_bytes = self.fields_bytes = self.raw_bytes = self.body_size = 0
         self.content_length = -1
@@ -354,13 +344,17 @@ cdef class HttpConnection:
             self.route(request)
             if self.is_stopped:
                 return
+        self.begin_body(request)
+        if check_head(self, request):
+            self.admit(request)
+
+    cdef int begin_body(self, Request request) except -1:
+        """The head is whole: its answer is owed from now on."""
         self.phase = PHASE_BODY
         self.body_since_ms = self.ingress.now_ms
         self.deadline_ms = self.ingress.now_ms + min(
             self.ingress.body_timeout_ms, self.ingress.body_rate_grace_ms)
-        self.owe(request)
-        if check_head(self, request):
-            self.admit(request)
+        return self.owe(request)
 
     def on_body(self, bytes chunk) -> None:
         cdef Request request = self.current
@@ -377,7 +371,7 @@ cdef class HttpConnection:
         elif PyBytes_GET_SIZE(chunk) == self.content_length:
             request.body_bytes = chunk
         elif self.content_length >= 0:
-            self.put_part(chunk)
+            self.put_part(PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
         elif request.body_bytes is None:
             request.body_bytes = chunk
         else:
@@ -385,16 +379,15 @@ cdef class HttpConnection:
                 self.assembly = bytearray(request.body_bytes)
             self.assembly += chunk
 
-    cdef int put_part(self, bytes part) except -1:
+    cdef int put_part(self, const char* part, Py_ssize_t size) except -1:
         """Put a part of a body of known length into its place; `body_size` counts it already."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(part)
         if self.body_size > self.content_length:
             raise InternalError("the parser gave more of a body than was announced")
         if self.whole is None:
             # WHY at once: a body that grows is copied again and again; what is not written to yet
             # is no memory yet.
             self.whole = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>self.content_length)
-        memcpy(PyBytes_AS_STRING(self.whole) + self.body_size - size, PyBytes_AS_STRING(part), <size_t>size)
+        memcpy(PyBytes_AS_STRING(self.whole) + self.body_size - size, part, <size_t>size)
         return 0
 
     def on_message_complete(self) -> None:
@@ -405,6 +398,10 @@ cdef class HttpConnection:
             # WHY: llhttp ends an upgrade request at its head; its body follows in what it calls the
             # new protocol, and `read_past_upgrade` fetches it.
             return
+        self.finish_body(request)
+
+    cdef int finish_body(self, Request request) except -1:
+        """The last of the body has come, if there is one."""
         if self.assembly is not None:
             request.body_bytes = bytes(self.assembly)
             self.assembly = None
@@ -413,8 +410,7 @@ cdef class HttpConnection:
                 raise InternalError("the parser gave less of a body than was announced")
             request.body_bytes = self.whole
             self.whole = None
-        keep_head(self, request)
-        self.complete_request(request, &self.fields)
+        return self.complete_request(request, &self.fields)
 
     cdef int complete_request(self, Request request, Buffer* fields) except -1:
         """The message is whole."""
@@ -438,12 +434,11 @@ cdef class HttpConnection:
     cdef int route(self, Request request) except -1:
         """Step 2, as soon as the target is whole."""
         self.is_routed = True
-        if not is_line_usual(self, request):
-            request.method_name = self.parser.get_method()
-            if not is_line_strict(self, request):
-                self.fault("bad-request-framing", "the request line is not `METHOD target HTTP/1.1`")
-                return 0
-            self.line = None
+        request.method_name = self.parser.get_method()
+        if not is_line_strict(self, request):
+            self.fault("bad-request-framing", "the request line is not `METHOD target HTTP/1.1`")
+            return 0
+        self.line = None
         find_route(self.ingress, request)
         self.body_max = body_max_of(self.ingress, request)
         return 0
@@ -535,7 +530,7 @@ cdef class HttpConnection:
             request.next = None
             self.owed_count -= 1
             closes = not request.keeps_alive or (self.ingress.is_draining and self.head is None)
-            put_answer(out, request, self.ingress.answer_tail, closes)
+            put_answer(out, request, self.ingress, closes)
             count_answer(self.ingress.row, request, self.ingress.now_us)
             request.state = REQUEST_GONE
             if request.charged_bytes or request.answer_bytes:

@@ -71,9 +71,10 @@ cdef inline int put_tail(Buffer* out, bytes tail, bint closes, bint keeps_old, P
     return 0
 
 
-cdef int put_answer(Buffer* out, Request request, bytes tail, bint closes) except -1:
+cdef int put_answer(Buffer* out, Request request, Ingress ingress, bint closes) except -1:
     """Append the whole answer of `request`, which is ready."""
     cdef Station station = request.station
+    cdef bytes tail = ingress.answer_tail
     cdef bytes body
     if request.answer is None:
         body = STORED_BODY
@@ -84,6 +85,9 @@ cdef int put_answer(Buffer* out, Request request, bytes tail, bint closes) excep
         put_reserved(out, b"\r\n", 2)
         if request.is_duplicate:
             put_reserved(out, b"Nats-Duplicate: true\r\n", 22)
+        if not closes and not request.is_old and request.cors_line is None:
+            # The usual end, body included, is one piece.
+            return put_object(out, ingress.stored_tail)
     else:
         body = request.answer_body
         put_object(out, request.answer)

@@ -29,13 +29,9 @@ cdef int note_field(HttpConnection conn, Request request, Field kind, bytes valu
             value if conn.transfer_coding is None else conn.transfer_coding + b", " + value
         )
     elif kind == FIELD_CONNECTION:
-        conn.persists_unasked = False
         conn.connection_value = (
             value if conn.connection_value is None else conn.connection_value + b"," + value
         )
-    elif kind == FIELD_DROPPED:
-        # WHY: `Proxy-Connection` is one of them, and llhttp obeys it.
-        conn.persists_unasked = False
     elif kind == FIELD_EXPECT:
         conn.expects_continue = True
         if value.lower() != b"100-continue":
@@ -81,7 +77,7 @@ cdef bint read_connection_options(HttpConnection conn, Request request, bint kee
 
 cdef bint check_head(HttpConnection conn, Request request) except -1:
     """What RFC 9112 asks of a server and the parser leaves to it. Returns whether to go on."""
-    cdef bint keeps_alive = conn.persists_unasked or conn.parser.should_keep_alive()
+    cdef bint keeps_alive = conn.parser.should_keep_alive()
     if conn.connection_value is not None or not keeps_alive:
         # WHY: asking for the version costs a formatted string; only these requests need it.
         version = conn.parser.get_http_version()

@@ -4,13 +4,11 @@
 # Bounds that an operator may change live in `fastgw.config.LimitsConfig` and are copied into `Ingress`.
 
 cdef enum:
-    # LIMIT: a connection of 10,000 idle ones may cost 6 KB; the head buffer starts well below that.
-    HEAD_BUFFER_BYTES = 1024
     # LIMIT: how much the parser gets at once: a head can pass its bound by no more than this, and one
     # connection that pipelines tiny requests may have so many parsed before others have their turn.
     SLICE_BYTES = 2048
-    # LIMIT: with so many requests unanswered, a connection parses on when the others have had their
-    # turn; and how long those that wait so may take of a turn, in microseconds.
+    # LIMIT: so many requests of one connection are parsed, then the others have their turn; and how long
+    # those that wait so may take of a turn, in microseconds.
     PIPELINED_A_TURN = 16
     PARSE_US_A_TURN = 2000
     # LIMIT: nats-server refuses a control line above 4,096 bytes and closes the connection that all
@@ -79,10 +77,10 @@ cdef enum:
     REPLAY_MARGIN_MS = 2000
     # LIMIT: how long a new client may take for its first request when the gateway ends.
     FIRST_REQUEST_MS = 500
-    # LIMIT: a head that is kept on its connection, to be known when it comes again; most have half.
-    KNOWN_HEAD_BYTES_MAX = 2048
-    # LIMIT: heads that are read before one is kept again, once one was not like the one before.
-    UNLIKE_HEADS_PAUSE = 16
+    # LIMIT: header fields of a head that is read without the parser; most have a dozen.
+    USUAL_FIELDS_MAX = 32
+    # LIMIT: how far the end of such a head's target is looked for; a station's name is the longest part.
+    ROUTE_BYTES_MAX = 512
     # LIMIT: how long a refused connection is read and dropped so that the client sees its answer.
     LINGER_MS = 2000
     # LIMIT: how much longer than its own deadline a pull is awaited before its subscription is retired.
