@@ -77,6 +77,9 @@ cdef enum:
     REPLAY_MARGIN_MS = 2000
     # LIMIT: how long a new client may take for its first request when the gateway ends.
     FIRST_REQUEST_MS = 500
+    # LIMIT: names of headers for which a station keeps what its globs said; others are matched each time.
+    FORWARDED_NAMES_MAX = 256
+    FORWARDED_NAME_BYTES_MAX = 64
     # LIMIT: header fields of a head that is read without the parser; most have a dozen.
     USUAL_FIELDS_MAX = 32
     # LIMIT: how far the end of such a head's target is looked for; a station's name is the longest part.

@@ -24,6 +24,11 @@ cdef enum Action:
     ACTION_CONSUME
 
 
+cdef bint matches_glob(str name, tuple globs) except -1:
+    """WHY apart: a function with a generator in it pays for it at each call."""
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
 @cython.final
 cdef class Station:
     """What the core needs to know of one station; built whole, replaced whole, never changed.
@@ -57,6 +62,7 @@ cdef class Station:
     cdef bytes answer_head
     cdef bint forwards_all, forwards_none
     cdef tuple header_globs
+    cdef dict forwarded              # what the globs say of names that came
     cdef frozenset header_allow
     cdef object check, accepts
     cdef int accepts_pause           # messages until `accepts` is worth a try again
@@ -106,11 +112,19 @@ cdef class Station:
         self.forwards_all = headers == "all"
         self.forwards_none = headers == "none"
         self.header_globs = () if isinstance(headers, str) else tuple(g.lower() for g in headers)
+        self.forwarded = {}
         self.header_allow = frozenset(n.lower().encode() for n in header_allow)
 
-    cdef bint forwards(self, bytes header_name):
-        cdef str name = header_name.decode("latin-1").lower()
-        return any(fnmatchcase(name, glob) for glob in self.header_globs)
+    cdef bint forwards(self, bytes header_name) except -1:
+        """Whether one of the globs matches the name."""
+        cdef PyObject* found = PyDict_GetItem(self.forwarded, header_name)
+        if found != NULL:
+            return <object>found is True
+        verdict = matches_glob(header_name.decode("latin-1").lower(), self.header_globs)
+        if (len(self.forwarded) < FORWARDED_NAMES_MAX
+                and PyBytes_GET_SIZE(header_name) <= FORWARDED_NAME_BYTES_MAX):
+            self.forwarded[header_name] = verdict
+        return verdict
 
 
 @cython.final

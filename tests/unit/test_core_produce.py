@@ -392,6 +392,23 @@ def test_headers_globs_pick() -> None:
     assert frame.headers == [(b"X-A", b"1"), (b"Nats-TTL", b"10")]
 
 
+def test_headers_globs_pick_whatever_names_came_before() -> None:
+    dialogue = Dialogue()
+    dialogue.ingress.put_station(_core.Station("orders", "orders", "orders", headers=("X-*",)))
+    client = dialogue.client()
+    long_name = b"X-" + b"a" * 100
+    for number in range(300):
+        extra = b"X-%d: 1\r\nY-%d: 2\r\n%s: 3\r\n" % (number, number, long_name)
+        client.send(request(extra=extra) * 2)
+        frames = dialogue.frames()
+        assert [frame.headers for frame in frames] == [
+            [(b"X-%d" % number, b"1"), (long_name, b"3")]
+        ] * 2
+        for frame in frames:
+            dialogue.store(frame, 1)
+        client.answers()
+
+
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
