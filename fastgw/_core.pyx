@@ -18,14 +18,14 @@ before those that call them, because the compiler inlines only what it has seen.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItem
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memchr, memcmp, memcpy, memmove
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 from libc.time cimport time as unix_time, time_t
 
 from asyncio import ensure_future
@@ -78,6 +78,7 @@ cdef extern from *:
 
 cdef class Ingress
 cdef class HttpConnection
+cdef class BodySink
 cdef class BrokerLink
 cdef class Request
 cdef class Pull
@@ -104,6 +105,7 @@ include "_core/options.pxi"
 include "_core/judge.pxi"
 include "_core/replay.pxi"
 include "_core/consume.pxi"
+include "_core/outbox.pxi"
 include "_core/link.pxi"
 include "_core/group.pxi"
 include "_core/denied.pxi"
@@ -113,6 +115,7 @@ include "_core/http_life.pxi"
 include "_core/http_backlog.pxi"
 include "_core/produce.pxi"
 include "_core/admit.pxi"
+include "_core/http_body.pxi"
 include "_core/http_usual.pxi"
 include "_core/http_request.pxi"
 

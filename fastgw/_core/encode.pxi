@@ -16,6 +16,7 @@ cdef struct Frame:
     Py_ssize_t id_index
     const char* payload_borrowed
     Py_ssize_t payload_size
+    bint is_apart            # the caller sends the payload and the line's end behind it
 
 
 cdef inline Py_ssize_t header_block_size(Frame* frame) noexcept nogil:
@@ -46,7 +47,8 @@ cdef inline int put_frame(Buffer* out, Frame* frame, bytes reply_prefix, int64_t
     cdef Py_ssize_t block = header_block_size(frame)
     cdef Py_ssize_t prefix_size = PyBytes_GET_SIZE(reply_prefix)
     cdef char* at
-    reserve(out, <size_t>(frame.hpub_size + prefix_size + 64 + block + frame.payload_size))
+    reserve(out, <size_t>(frame.hpub_size + prefix_size + 64 + block)
+            + (0 if frame.is_apart else <size_t>frame.payload_size))
     if block:
         put_reserved(out, frame.hpub_borrowed, <size_t>frame.hpub_size)
     else:
@@ -67,6 +69,7 @@ cdef inline int put_frame(Buffer* out, Frame* frame, bytes reply_prefix, int64_t
     out.size = <size_t>(at + 2 - out.data)
     if block:
         put_header_block(out, frame)
-    put_reserved(out, frame.payload_borrowed, <size_t>frame.payload_size)
-    put_reserved(out, b"\r\n", 2)
+    if not frame.is_apart:
+        put_reserved(out, frame.payload_borrowed, <size_t>frame.payload_size)
+        put_reserved(out, b"\r\n", 2)
     return 0

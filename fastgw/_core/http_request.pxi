@@ -44,6 +44,7 @@ cdef class HttpConnection:
     cdef bytearray assembly          # what came of a body of unknown length
     cdef bytes whole                 # a body of known length, as far as it came
     cdef bint is_body_alone          # what comes of the body does not go through the parser
+    cdef BodySink sink               # what reads the socket in place of this object, for a long body
     cdef bint is_starved             # a body is half read, and there is no room for its rest
     cdef uint64_t starved_until_ms
     cdef int64_t unread_bytes        # what the transport holds of our answers
@@ -246,7 +247,7 @@ cdef class HttpConnection:
         self.parser = self.feed = self.transport = None
         self.known_credential = self.known_principal = self.feeding = self.line = None
         self.known_url = self.known_route = self.known_host = self.known_type = None
-        self.assembly = self.whole = None
+        self.assembly = self.whole = self.sink = None
         drop_buffer(&self.fields)
 
     def pause_writing(self) -> None:
@@ -371,24 +372,13 @@ cdef class HttpConnection:
         elif PyBytes_GET_SIZE(chunk) == self.content_length:
             request.body_bytes = chunk
         elif self.content_length >= 0:
-            self.put_part(PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
+            put_part(self, PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
         elif request.body_bytes is None:
             request.body_bytes = chunk
         else:
             if self.assembly is None:
                 self.assembly = bytearray(request.body_bytes)
             self.assembly += chunk
-
-    cdef int put_part(self, const char* part, Py_ssize_t size) except -1:
-        """Put a part of a body of known length into its place; `body_size` counts it already."""
-        if self.body_size > self.content_length:
-            raise InternalError("the parser gave more of a body than was announced")
-        if self.whole is None:
-            # WHY at once: a body that grows is copied again and again; what is not written to yet
-            # is no memory yet.
-            self.whole = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>self.content_length)
-        memcpy(PyBytes_AS_STRING(self.whole) + self.body_size - size, part, <size_t>size)
-        return 0
 
     def on_message_complete(self) -> None:
         cdef Request request = self.current
@@ -484,6 +474,7 @@ cdef class HttpConnection:
         self.is_stopped = True
         self.current = None
         self.assembly = self.whole = None
+        leave_sink(self)
         drop_backlog(self)
         self.phase = PHASE_IDLE
         return 0
@@ -547,8 +538,9 @@ cdef class HttpConnection:
             return self.close_after_answers()
         if self.head is None and self.current is None:
             self.deadline_ms = self.ingress.now_ms + self.ingress.idle_timeout_ms
+        # WHY 2: the request whose body is half read is owed an answer, too.
         if (self.is_reading_paused and not self.is_starved and not self.is_in_turn_line
-                and self.owed_count * 2 <= self.ingress.pipelined_max):
+                and self.owed_count * 2 <= max(2, self.ingress.pipelined_max)):
             read_on(self)
         return 0
 

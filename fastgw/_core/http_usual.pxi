@@ -279,6 +279,7 @@ cdef Py_ssize_t read_usual(HttpConnection conn, bytes data, Py_ssize_t at) excep
             or not scan_usual(p + PyBytes_GET_SIZE(url) + 16, end, &head)
             or head.fields_bytes > ingress.headers_bytes_max
             or head.count > ingress.headers_count_max
+            or head.body - p > ingress.request_line_bytes_max + ingress.headers_bytes_max
             or not is_usual_host(conn, head.host)):
         return 0
     request = conn.begin_request()
@@ -305,26 +306,6 @@ cdef Py_ssize_t read_usual(HttpConnection conn, bytes data, Py_ssize_t at) excep
     taken = min(head.content_length, end - head.body)
     collect_body(conn, head.body, taken)
     return head.body + taken - p
-
-
-cdef int collect_body(HttpConnection conn, const char* text, Py_ssize_t size) except -1:
-    """Take the next `size` bytes of a body, no more than is missing, without the parser."""
-    cdef Request request = conn.current
-    conn.body_size += size
-    if conn.bucket is not None:
-        conn.bucket.charge(size)
-    if request.answer is not None:
-        # It was refused meanwhile; its body is dropped as it comes.
-        if conn.body_size > REFUSED_BODY_BYTES_MAX:
-            return conn.answer_at_once(request)
-    elif conn.whole is None and size == conn.content_length:
-        request.body_bytes = PyBytes_FromStringAndSize(text, size)
-    elif size:
-        conn.put_part(text, size)
-    if conn.body_size < conn.content_length:
-        return keep_arrived(conn)
-    conn.is_body_alone = False
-    return conn.finish_body(request)
 
 
 cdef Py_ssize_t take_usual(HttpConnection conn, bytes data, Py_ssize_t at) except -1:

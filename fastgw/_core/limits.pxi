@@ -56,6 +56,9 @@ cdef enum:
     BROKER_LINE_BYTES_MAX = 65536
     # LIMIT: bytes that may wait for the broker's socket before publishes wait in their requests.
     BROKER_OUT_BYTES_MAX = 8388608
+    # LIMIT: payloads from this size on go to the broker's socket without a copy, so many a turn.
+    APART_BYTES_MIN = 16384
+    APARTS_MAX = 64
     # LIMIT: what of its memory is kept from turn to turn; fresh pages would cost more than the copy.
     BROKER_OUT_KEPT_BYTES = 4194304
     # LIMIT: consume requests that wait at the broker at the same time, one subscription each.
@@ -80,6 +83,8 @@ cdef enum:
     # LIMIT: names of headers for which a station keeps what its globs said; others are matched each time.
     FORWARDED_NAMES_MAX = 256
     FORWARDED_NAME_BYTES_MAX = 64
+    # LIMIT: a body of which so much is missing is read by the socket into its place.
+    SINK_BYTES_MIN = 65536
     # LIMIT: header fields of a head that is read without the parser; most have a dozen.
     USUAL_FIELDS_MAX = 32
     # LIMIT: how far the end of such a head's target is looked for; a station's name is the longest part.

@@ -25,6 +25,7 @@ cdef inline void fill_frame(Frame* frame, Request request, Buffer* fields, bytes
     frame.fields_size = <Py_ssize_t>fields.size
     frame.id_borrowed = NULL
     frame.id_size = 0
+    frame.is_apart = False
     if request.message_id_bytes is not None:
         frame.id_borrowed = PyBytes_AS_STRING(request.message_id_bytes)
         frame.id_size = PyBytes_GET_SIZE(request.message_id_bytes)
@@ -85,6 +86,9 @@ cdef class BrokerLink:
     cdef list denials                # refusals that no request could be told yet
     cdef Slots slots
     cdef Buffer out
+    cdef Apart aparts[APARTS_MAX]    # long payloads that belong between what is in `out`
+    cdef int aparts_count
+    cdef size_t aparts_bytes
     cdef Buffer inbox                # the start of an op that is not whole yet
     cdef size_t needed               # how many bytes `inbox` must hold before reading on pays
     cdef bytes reply_prefix
@@ -108,6 +112,7 @@ cdef class BrokerLink:
         self.next_sid = ACK_SID + 1
 
     def __dealloc__(self):
+        drop_aparts(self)
         drop_buffer(&self.out)
         drop_buffer(&self.inbox)
 
@@ -134,6 +139,7 @@ cdef class BrokerLink:
             self.ingress.row.add(COUNT_LINKS_LOST, 1)
         self.is_live = False
         self.fd = -1
+        drop_aparts(self)
         self.fail_everything()
         self.ingress.link_lost(self)
         if self.on_lost is not None:
@@ -203,7 +209,8 @@ cdef class BrokerLink:
     # --- writing ----------------------------------------------------------------------------
 
     cdef inline bint has_room(self) noexcept:
-        return (self.slots.free_count > 0 and self.out.size < BROKER_OUT_BYTES_MAX
+        return (self.slots.free_count > 0
+                and self.out.size + self.aparts_bytes < BROKER_OUT_BYTES_MAX
                 and self.slots.bytes_count < self.ingress.publishes_in_flight_bytes_max)
 
     cdef int publish(self, Request request, Buffer* fields, Py_ssize_t again=-1) except -1:
@@ -237,7 +244,11 @@ cdef class BrokerLink:
             self.slots.weigh(slot, frame.payload_size)
             self.ingress.row.add(COUNT_PUBLISHES, 1)
             self.ingress.row.add(COUNT_PUBLISH_BYTES, <uint64_t>frame.payload_size)
+            frame.is_apart = is_sent_apart(self, frame.payload_size)
             put_frame(&self.out, &frame, self.reply_prefix, slot.number)
+            if frame.is_apart:
+                put_apart(self, request.payload_owner(index), frame.payload_borrowed, frame.payload_size)
+                put(&self.out, b"\r\n", 2)
             if again >= 0:
                 break
         self.ingress.schedule_turn()
@@ -245,19 +256,14 @@ cdef class BrokerLink:
 
     cdef int flush(self) except -1:
         """Write what the turn has gathered, in one write."""
-        cdef ssize_t sent = 0
+        cdef size_t sent
         if self.out.size == 0 or self.is_paused or self.is_lost or self.transport is None:
             return 0
-        if self.fd >= 0:
-            sent = send(self.fd, self.out.data, self.out.size, MSG_NOSIGNAL | MSG_DONTWAIT)
-            if sent < 0:
-                sent = 0
-        if <size_t>sent < self.out.size:
-            self.transport.write(
-                PyBytes_FromStringAndSize(
-                    self.out.data + sent, <Py_ssize_t>(self.out.size - <size_t>sent)
-                )
-            )
+        if self.aparts_count:
+            flush_aparts(self)
+        else:
+            sent = write_at_once(self)
+            write_frames(self, 0, self.out.size, &sent)
         self.out.size = 0
         shrink_buffer(&self.out, BROKER_OUT_KEPT_BYTES)
         return 0

@@ -95,6 +95,12 @@ cdef class Request:
         whole.size = PyBytes_GET_SIZE(self.body_bytes)
         return whole
 
+    cdef bytes payload_owner(self, Py_ssize_t index):
+        """The object that message `index` is part of, as it is stored."""
+        if self.replaced is not None and index in self.replaced:
+            return self.replaced[index]
+        return self.body_bytes
+
     cdef Py_ssize_t payload_size(self, Py_ssize_t index) except -1:
         """Size of message `index`, as it is stored."""
         if self.replaced is not None and index in self.replaced:

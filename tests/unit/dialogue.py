@@ -69,6 +69,7 @@ class FakeTransport:
         if certificate is not None:
             self.extra |= {"sslcontext": object(), "peercert": certificate}
         self.written = bytearray()
+        self.protocol: Any = None
         self.is_closed = self.is_eof_sent = self.is_reading_paused = False
         self.write_sizes: list[int] = []
 
@@ -84,6 +85,9 @@ class FakeTransport:
 
     def get_write_buffer_size(self) -> int:
         return len(self.written)
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
 
     def write_eof(self) -> None:
         self.is_eof_sent = True
@@ -114,10 +118,19 @@ class Client:
         self.dialogue = dialogue
         self.transport = FakeTransport(address, certificate)
         self.protocol: Any = dialogue.ingress.protocol(**how)
+        self.transport.set_protocol(self.protocol)
         self.protocol.connection_made(self.transport)
 
     def send(self, data: bytes) -> None:
-        self.protocol.data_received(data)
+        """Have the core read `data`, into its own buffer where it has one."""
+        while hasattr(self.transport.protocol, "get_buffer") and data:
+            place = memoryview(self.transport.protocol.get_buffer(-1))
+            size = min(len(place), len(data))
+            place[:size] = data[:size]
+            self.transport.protocol.buffer_updated(size)
+            data = data[size:]
+        if data:
+            self.transport.protocol.data_received(data)
 
     def answers(self) -> list[Answer]:
         """Run the turn, and take the responses written so far."""

@@ -451,3 +451,16 @@ def test_pipelined_client_that_left_while_it_waited_for_its_turn() -> None:
     client.protocol.connection_lost(None)
     assert len(dialogue.frames()) < 100
     assert dialogue.ingress.stats()["connections"] == 0
+
+
+def test_half_read_request_behind_the_only_one_allowed_is_read_on() -> None:
+    dialogue = Dialogue(pipelined_max=1)
+    client = dialogue.client()
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    client.send(chunked + chunked[:-10])
+    for number, frame in enumerate(dialogue.frames(), 1):
+        dialogue.store(frame, number)
+    assert [answer.status for answer in client.answers()] == [200]
+    assert not client.transport.is_reading_paused
+    client.send(chunked[-10:])
+    assert [frame.payload for frame in dialogue.frames()] == [b"ok"]
