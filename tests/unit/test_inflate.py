@@ -213,9 +213,9 @@ def test_inflate_bomb_costs_bounded_memory_and_time(
     body = make()
     tracemalloc.start()
     try:
-        started = time.perf_counter()
+        started = time.process_time()
         assert refusal(coding, body, MIB) == "body-too-large"
-        took = time.perf_counter() - started
+        took = time.process_time() - started
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -226,9 +226,9 @@ def test_inflate_bomb_costs_bounded_memory_and_time(
 
 def test_inflate_member_flood_costs_bounded_time() -> None:
     body = gzip.compress(b"") * (4 * MIB // 20)
-    started = time.perf_counter()
+    started = time.process_time()
     assert refusal(b"gzip", body, MIB) == "bad-encoding"
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 async def test_inflate_more_than_the_loop_may_do_runs_aside() -> None:

@@ -214,10 +214,10 @@ def nested(depth: int) -> str:
     ],
 )
 def test_compile_hostile_text_is_refused_in_time(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(SchemaError) as caught:
         compile_avro(text, resolve=nothing)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert len(str(caught.value)) < 500
 
 
@@ -272,9 +272,9 @@ def records(count: int, inner: object) -> list[object]:
     ],
 )
 def test_compile_large_schema_is_bounded(schema: object) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     compiled(schema)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_compile_empty_namespace_is_the_null_namespace() -> None:

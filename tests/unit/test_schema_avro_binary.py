@@ -227,18 +227,18 @@ def test_binary_hostile_bytes_are_refused_at_once(
     schema: object, message: bytes, reason: str
 ) -> None:
     validator = compiled(schema)
-    began = time.perf_counter()
+    began = time.process_time()
     found = validator.validate_binary(message)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
     assert found is not None
     assert reason in found
 
 
 def test_binary_eight_megabytes_of_empty_items_are_bounded() -> None:
     validator = compiled({"type": "array", "items": "null"})
-    began = time.perf_counter()
+    began = time.process_time()
     found = validator.validate_binary(varint(2**40) + bytes(8_388_608))
-    assert time.perf_counter() - began < 0.2
+    assert time.process_time() - began < 0.2
     assert found is not None
 
 

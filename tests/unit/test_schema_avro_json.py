@@ -246,17 +246,17 @@ def test_json_branches_that_fail_late_are_not_tried_again_and_again() -> None:
     text = '{"x":"wrong"}'
     for _ in range(90):
         text = f'{{"n":{text}}}'
-    began = time.perf_counter()
+    began = time.process_time()
     assert compiled(schema).validate(text.encode()) is not None
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_json_tries_beyond_the_budget_are_refused() -> None:
     branches = [record(("a", INTS), ("b", "string"), name=f"R{number}") for number in range(200)]
     body = json.dumps({"a": [1] * 5_000, "b": 5}).encode()
-    began = time.perf_counter()
+    began = time.process_time()
     reason = compiled(branches).validate(body)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert reason is not None
     assert "more tries" in reason
 

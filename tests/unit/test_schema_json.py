@@ -111,10 +111,10 @@ def test_check_large_values_are_clipped() -> None:
         assert reason is not None and len(reason) < 300, reason
     body = b'{"' + secret.encode() + b'":1}'
     for schema in ({"additionalProperties": False}, {"propertyNames": {"maxLength": 3}}, ORDER):
-        started = time.monotonic()
+        started = time.process_time()
         reason = check(schema, body)
         assert reason is not None and len(reason) < 300, reason
-        assert time.monotonic() - started < 2
+        assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ BOMBS = (
 
 @pytest.mark.parametrize("schema", BOMBS, ids=range(len(BOMBS)))
 def test_compile_reference_bomb_is_refused_at_once(schema: Any) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(SchemaError, match=r"expands to|lead one into"):
         build(schema)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 RECURSIVE = (
@@ -207,9 +207,9 @@ RECURSIVE = (
 def test_check_recursive_schema_is_bounded(schema: Any) -> None:
     validator = build(schema)
     for depth in (1, 5, 12, 20, 30, 100, 900):
-        started = time.monotonic()
+        started = time.process_time()
         validator.check(b'{"x":' * depth + b"1" + b"}" * depth, None)
-        assert time.monotonic() - started < 1, depth
+        assert time.process_time() - started < 1, depth
 
 
 @pytest.mark.parametrize("schema", [
@@ -220,17 +220,17 @@ def test_check_recursive_schema_is_bounded(schema: Any) -> None:
 ])  # fmt: skip
 def test_check_millions_of_bad_items_is_bounded(schema: Any) -> None:
     validator = build(schema)
-    started = time.monotonic()
+    started = time.process_time()
     assert validator.check(b"[" + b"1," * 2_000_000 + b"1]", None) is not None
-    assert time.monotonic() - started < 10  # 0.3 to 1.5 s; without bounds, a minute
+    assert time.process_time() - started < 10  # 0.3 to 1.5 s; without bounds, a minute
 
 
 @pytest.mark.parametrize("pattern", ["^(a+)+$", r"^(a*)*b\1$", "^(?=(a+)+$)a"])
 def test_check_pattern_with_nested_quantifiers_is_bounded(pattern: str) -> None:
     validator = build({"pattern": pattern})
-    started = time.monotonic()
+    started = time.process_time()
     assert validator.check(b'"' + b"a" * 100_000 + b'!"', None) is not None
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.fixture

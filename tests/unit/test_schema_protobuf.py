@@ -149,13 +149,13 @@ def test_check_json_body_becomes_wire_bytes(tree: ProtobufValidator) -> None:
     ],
 )
 def test_check_bad_json_is_refused_in_one_short_line(tree: ProtobufValidator, body: bytes) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     verdict = tree.check(body, JSON)
     assert isinstance(verdict, str)
     assert verdict.startswith(PREFIX)
     assert len(verdict) <= REASON_CHARS_MAX and "\n" not in verdict
     assert b"x" * 41 not in verdict.encode() and b"k" * 41 not in verdict.encode()
-    assert time.monotonic() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,11 @@ def test_check_bad_json_is_refused_in_one_short_line(tree: ProtobufValidator, bo
     ],
 )
 def test_check_hostile_wire_is_refused_quickly(strict: ProtobufValidator, body: bytes) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     verdict = strict.check(body, None)
     assert isinstance(verdict, str)
     assert len(verdict) <= REASON_CHARS_MAX
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_check_depth_within_and_beyond_a_hundred(tree: ProtobufValidator) -> None:
@@ -190,12 +190,12 @@ def test_check_depth_within_and_beyond_a_hundred(tree: ProtobufValidator) -> Non
 
 
 def test_check_many_empty_messages_is_bounded(strict: ProtobufValidator) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     assert strict.check(b"\x22\x00" * 500_000, None) is None
     assert "unknown fields are refused" in str(
         strict.check(b"\x22\x00" * 500_000 + b"\x22\x02\x50\x01", None)
     )
-    assert time.monotonic() - begun < 3
+    assert time.process_time() - begun < 3
 
 
 @pytest.mark.parametrize(
