@@ -17,8 +17,13 @@ from typing import Final
 from fastgw import supervisor
 from fastgw.crew import Times, Voice
 
-SILENCE_S: Final = 0.7
+SILENCE_S: Final = 2.0
+"""Twenty beats, so that a worker which a busy machine lets wait is not one that hangs."""
+
 BEAT_S: Final = 0.1
+DEAF_GRACE_S: Final = 0.2
+GRACE_S: Final = 10.0
+"""Who hears that it is to end does so at once; on a busy machine that may take a while."""
 
 
 class ToyCrew:
@@ -26,7 +31,7 @@ class ToyCrew:
 
     Files: `dies-INDEX` or `dies-PLAN` (it ends at once, with the code in the file), `mute-INDEX`
     (its loop stands still), `deaf` (it does not end), `patient` (it may take
-    long to), `plan` (what a reload finds; "bad" is bad).
+    long to), `stays` (it ends when this is gone), `plan` (what a reload finds; "bad" is bad).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +45,8 @@ class ToyCrew:
         return (self._folder / name).exists()
 
     def times(self, plan: str) -> Times:
-        return Times(delay_s=0.0, grace_s=60.0 if self.has("patient") else 0.2, silence_s=SILENCE_S)
+        grace_s = DEAF_GRACE_S if self.has("deaf") else GRACE_S
+        return Times(0.0, 60.0 if self.has("patient") else grace_s, SILENCE_S)
 
     def open(self, index: int) -> None:
         self.tell("open", index, os.getpid(), "-")
@@ -74,7 +80,8 @@ class ToyCrew:
         # In this order, so that what its parent does about it is told after it.
         self.tell("ready", index, os.getpid(), plan)
         voice.say_ready()
-        while True:
+        is_leaving = False
+        while not is_leaving or self.has("stays"):
             if not self.has(f"mute-{index}"):
                 voice.beat()
             found = signal.sigtimedwait(wanted, BEAT_S)
@@ -85,7 +92,8 @@ class ToyCrew:
             name = signal.Signals(found.si_signo).name
             self.tell(name, index, os.getpid(), plan)
             if found.si_signo != signal.SIGHUP and not self.has("deaf"):
-                return 0
+                is_leaving = True
+        return 0
 
 
 def main() -> int:
@@ -94,7 +102,7 @@ def main() -> int:
     # The bounds of a real gateway are seconds; what is tested here is that they hold.
     supervisor.END_MARGIN_S = 0.3  # type: ignore[misc]
     supervisor.READY_S_MAX = 5.0  # type: ignore[misc]
-    supervisor.ASLEEP_S = 0.5  # type: ignore[misc]
+    supervisor.ASLEEP_S = 1.0  # type: ignore[misc]
     return supervisor.Supervisor(2, ToyCrew(Path(sys.argv[1])), "one").run()
 
 
