@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["broker", "certificates"]
 
+REASON_S = 1.0
+"""All of it is waited; within it a busy machine has dialled at least once, and knows the reason."""
+
 
 async def check(client: ControlClient) -> None:
     assert client.is_connected
@@ -68,7 +71,7 @@ async def test_open_wrong_password_told_at_once(tmp_path: Path) -> None:
         started = asyncio.get_running_loop().time()
         with pytest.raises(UpstreamFault) as raised:
             await open_control(one.config(user="ada", password="wrong-one"), timeout_s=10)
-        assert asyncio.get_running_loop().time() - started < 2
+        assert asyncio.get_running_loop().time() - started < 5
         assert raised.value.text == f"no broker at {one.url}: Authorization Violation"
 
 
@@ -76,8 +79,8 @@ async def test_open_server_away_told_in_time(caplog: pytest.LogCaptureFixture) -
     port = free_port()
     started = asyncio.get_running_loop().time()
     with pytest.raises(UpstreamFault, match=f"no broker at nats://127.0.0.1:{port}: ") as raised:
-        await open_control(quick_config([f"nats://127.0.0.1:{port}"]), timeout_s=0.2)
-    assert asyncio.get_running_loop().time() - started < 2
+        await open_control(quick_config([f"nats://127.0.0.1:{port}"]), timeout_s=REASON_S)
+    assert asyncio.get_running_loop().time() - started < 5
     assert raised.value.kind.word == "broker-away"
     assert raised.value.text.endswith(": Connection refused")
     assert caplog.text == "", "the fault is the one line that tells it"
@@ -126,13 +129,13 @@ async def test_open_tls_unknown_authority_refused(tmp_path: Path, certificates: 
         running(tmp_path, server_tls(certificates)) as one,
         pytest.raises(UpstreamFault, match="certificate"),
     ):
-        await open_control(one.config(), timeout_s=0.5)
+        await open_control(one.config(), timeout_s=REASON_S)
 
 
 async def test_open_tls_demanded_but_not_offered_nothing_secret_sent(broker: Broker) -> None:
     config = quick_config([broker.url.replace("nats:", "tls:")], user="ada", password="secret")
     with pytest.raises(UpstreamFault, match="offers no TLS, which the configuration demands"):
-        await open_control(config, timeout_s=0.2)
+        await open_control(config, timeout_s=REASON_S)
 
 
 async def test_open_tls_file_missing_told(broker: Broker) -> None:
@@ -149,7 +152,7 @@ async def test_connected_server_killed_reconnects(broker: Broker) -> None:
         await eventually(lambda: not client.is_connected)
         await eventually(lambda: "Connect" in client.last_text)
         broker.start()
-        assert await eventually(lambda: told == ["again"]) < 2
+        assert await eventually(lambda: told == ["again"]) < 5
         await check(client)
 
 
