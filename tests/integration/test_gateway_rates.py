@@ -65,6 +65,18 @@ def ask_until_refused(ask: Callable[[], Response], burst: int, rate_per_s: float
     return response
 
 
+def check_used_up(ask: Callable[[], Response], burst: int, rate_per_s: float) -> None:
+    """Check that who asks shares a bucket that was just used up: one of its own grants a burst.
+
+    WHY not that the next one is refused: what was left, and what comes meanwhile, may make one;
+    and a second one for what came since the refusal.
+    """
+    start = time.monotonic()
+    granted = sum(ask().status != 429 for _ in range(burst))
+    refilled = (time.monotonic() - start) * rate_per_s
+    assert granted <= refilled + 2, f"{granted} of {burst}"
+
+
 def works_again(ask: Callable[[], Response], told_s: int, status: int = 200) -> None:
     """Wait until it works, which is at the time told."""
     wait_until(lambda: ask().status == status, told_s + LATE_S_MAX, "it works again")
@@ -318,6 +330,11 @@ def use_up(gateway: Gateway, client: str, data: bytes = PROBE) -> int:
     return check_refused(refused, ADDRESS_REQUESTS_PER_S)
 
 
+def check_address_used_up(gateway: Gateway, client: str, data: bytes = PROBE) -> None:
+    """Check that an address shares a bucket that was just used up."""
+    check_used_up(lambda: ask_from(gateway, client, data), ADDRESS_BURST, ADDRESS_REQUESTS_PER_S)
+
+
 @pytest.mark.parametrize("client", ["198.51.100.7", "2001:db8:7::1"])
 def test_address_told_by_the_proxy_is_counted(behind_proxy: Gateway, client: str) -> None:
     told_s = use_up(behind_proxy, client)
@@ -327,10 +344,11 @@ def test_address_told_by_the_proxy_is_counted(behind_proxy: Gateway, client: str
 
 def test_addresses_of_one_ipv6_network_are_one_client(behind_proxy: Gateway) -> None:
     use_up(behind_proxy, "2001:db8:8:1::1")
-    assert ask_from(behind_proxy, "2001:db8:8:1:ffff::2", PROBE).status == 429
+    check_address_used_up(behind_proxy, "2001:db8:8:1:ffff::2")
     assert ask_from(behind_proxy, "2001:db8:8:2::1", PROBE).status == 200
     use_up(behind_proxy, "198.51.100.8")
-    assert ask_from(behind_proxy, "::ffff:198.51.100.8", PROBE).status == 429, "the same machine"
+    # The same machine.
+    check_address_used_up(behind_proxy, "::ffff:198.51.100.8")
 
 
 @pytest.mark.parametrize(
@@ -359,10 +377,16 @@ def test_flood_of_wrong_passwords_is_counted_before_a_hash_is_made(behind_proxy:
     client = "198.51.100.30"
     # Other requests use the rate up; the password then costs no hash and no wait in the throttle.
     use_up(behind_proxy, client)
-    start = time.monotonic()
-    refused = ask_from(behind_proxy, client, build("/auth/authenticate", body))
-    check_refused(refused, ADDRESS_REQUESTS_PER_S)
-    assert time.monotonic() - start < 1.0
+    waits: list[float] = []
+    for _ in range(5):
+        start = time.monotonic()
+        answer = ask_from(behind_proxy, client, build("/auth/authenticate", body))
+        if answer.status == 429:
+            check_refused(answer, ADDRESS_REQUESTS_PER_S)
+            waits.append(time.monotonic() - start)
+    # Not each: what was left of the burst, and what comes meanwhile, may make a request.
+    assert waits
+    assert min(waits) < 1.0
 
 
 def test_flood_of_bytes_without_a_credential_is_counted(behind_proxy: Gateway) -> None:
@@ -390,13 +414,13 @@ def test_bytes_of_an_address_above_the_rate_are_429(behind_proxy: Gateway, token
 def test_one_connection_and_many_are_counted_alike(behind_proxy: Gateway) -> None:
     client = "198.51.100.33"
     with proxied(behind_proxy, client) as wire:
-        statuses = []
-        for _ in range(ADDRESS_BURST + 5):
+
+        def ask() -> Response:
             wire.send(PROBE)
-            statuses.append(wire.expect().status)
-    assert statuses[:ADDRESS_BURST] == [200] * ADDRESS_BURST
-    assert statuses[-1] == 429
-    assert ask_from(behind_proxy, client, PROBE).status == 429
+            return wire.expect()
+
+        ask_until_refused(ask, ADDRESS_BURST, ADDRESS_REQUESTS_PER_S)
+    check_address_used_up(behind_proxy, client)
 
 
 def test_header_that_names_an_address_is_not_believed(behind_proxy: Gateway) -> None:
@@ -404,7 +428,7 @@ def test_header_that_names_an_address_is_not_believed(behind_proxy: Gateway) -> 
     use_up(behind_proxy, client)
     for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP"):
         data = build("/healthz", None, method="GET", headers={name: "192.0.2.99"})
-        assert ask_from(behind_proxy, client, data).status == 429, name
+        check_address_used_up(behind_proxy, client, data)
 
 
 def test_connections_of_one_address_are_bounded(behind_proxy: Gateway) -> None:
