@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from fastgw.nats.client import ControlClient
 
 WAIT_S_MAX = 20.0
+# The promise is a second; a busy machine gets five, and without the watch it would be for ever.
+CHANGE_S_MAX = 5.0
+"""LIMIT: a change takes effect on every gateway within a second."""
 
 
 class Broker:

@@ -14,7 +14,7 @@ from fastgw.control.station_config import is_covered
 from fastgw.control.stations import StationRecord, Stations
 from fastgw.control.store import Store
 from fastgw.errors import ClientFault, UpstreamFault
-from tests.integration.brokers import Broker, broker, control, eventually
+from tests.integration.brokers import CHANGE_S_MAX, Broker, broker, control, eventually
 from tests.integration.schema_fakes import Compiler, compiler, schema
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ async def test_add_with_everything_makes_such_a_stream(pair: tuple[Gateway, Gate
     )
     assert (record.schema, record.schema_version, record.dead_letter) == ("s", 1, "dls")
     assert (record.allow_no_wait, record.allow_suffix) == (True, False)
-    assert await eventually(lambda: there.stations.find("a") == record) < 1
+    assert await eventually(lambda: there.stations.find("a") == record) < CHANGE_S_MAX
     config = (await here.js.stream_info("a")).config
     assert config.retention == api.RetentionPolicy.WORK_QUEUE
     info = await there.stations.info("a")
@@ -120,7 +120,7 @@ async def test_change_is_in_force_elsewhere_whole_and_soon(pair: tuple[Gateway, 
     assert changed == msgspec.structs.replace(
         first, headers="none", schema="s", schema_version=2, allow_no_wait=True
     )
-    assert await eventually(lambda: there.stations.find("a") == changed) < 1
+    assert await eventually(lambda: there.stations.find("a") == changed) < CHANGE_S_MAX
     assert there.changes == [changed], "in one step"
     info = await there.stations.info("a")
     assert (info.max_messages, info.max_age_s, info.duplicate_window_s) == (None, 60, 60)

@@ -13,7 +13,7 @@ from fastgw.control import consumers, station_config, stations
 from fastgw.control.stations import MARK, StationRecord, Stations
 from fastgw.control.store import Store
 from fastgw.errors import ClientFault, UpstreamFault
-from tests.integration.brokers import Broker, broker, control, eventually
+from tests.integration.brokers import CHANGE_S_MAX, Broker, broker, control, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,7 +58,7 @@ async def test_add_station_stores_and_is_known_elsewhere_soon(
     assert (record.stream, record.subject, record.owned) == ("a#b", "a.b", True)
     assert (record.headers, record.header_allow) == (["X-*"], ["Nats-TTL"])
     assert here.stations.find("a.b") == record
-    assert await eventually(lambda: there.stations.find("a.b") == record) < 1
+    assert await eventually(lambda: there.stations.find("a.b") == record) < CHANGE_S_MAX
     assert there.changes == [("a.b", record)]
     await here.js.publish("a.b", b"1")
     await here.js.publish("a.b.sub.ject", b"2")

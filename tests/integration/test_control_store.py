@@ -13,6 +13,7 @@ from fastgw.control.mirror import Mirror
 from fastgw.control.store import STREAM, Conflict, Exists, Store
 from fastgw.errors import ClientFault, UpstreamFault
 from tests.integration.brokers import (
+    CHANGE_S_MAX,
     Broker,
     broker,
     control,
@@ -184,7 +185,7 @@ async def test_watch_delivers_the_present_then_changes(store: Store, other: Stor
     await store.watch("users.", seen)
     assert seen.calls == [("users.a", b"1")]
     await other.put("users.b", b"2")
-    assert await eventually(lambda: len(seen.calls) == 2) < 1
+    assert await eventually(lambda: len(seen.calls) == 2) < CHANGE_S_MAX
     await other.delete("users.a")
     await eventually(lambda: len(seen.calls) == 3)
     assert seen.calls[1:] == [("users.b", b"2"), ("users.a", None)]
@@ -192,7 +193,7 @@ async def test_watch_delivers_the_present_then_changes(store: Store, other: Stor
 
 async def test_watch_empty_bucket_returns_at_once(store: Store) -> None:
     seen = Seen()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(CHANGE_S_MAX):
         await store.watch("users.", seen)
     assert seen.calls == []
 
@@ -223,7 +224,7 @@ async def test_watch_survives_kill_and_restart(broker: Broker, store: Store, oth
         )
         assert ("users.stays", b"1") not in seen.calls, "what is known is not told again"
         await other.put("users.goes", b"back")
-        assert await eventually(lambda: "users.goes" in seen.state) < 1
+        assert await eventually(lambda: "users.goes" in seen.state) < CHANGE_S_MAX
 
 
 async def test_watch_change_while_disconnected_is_told_after(
@@ -247,7 +248,7 @@ async def test_watch_consumer_lost_is_made_again(store: Store, other: Store) -> 
         await store.js.delete_consumer(STREAM, consumer.name)
     await other.put("users.a", b"1")
     took_s = await eventually(lambda: seen.state == {"users.a": b"1"})
-    assert took_s < 4
+    assert took_s < watch_module.SILENCE_S_MAX + CHANGE_S_MAX
 
 
 async def test_watch_keys_purged_from_the_stream_are_told_as_removed(store: Store) -> None:

@@ -22,6 +22,7 @@ from fastgw.errors import UpstreamFault
 from fastgw.nats import connection, tls
 from fastgw.nats.connection import CredentialsError
 from tests.integration.brokers import (
+    CHANGE_S_MAX,
     WAIT_S_MAX,
     Broker,
     broker,
@@ -343,7 +344,7 @@ async def test_live_server_killed_and_restarted_goes_live_again(broker: Broker, 
         await eventually(lambda: "Connect" in recorder.plane.last_error)
         broker.start()
         took_s = await eventually(lambda: recorder.plane.link is not None)
-        assert took_s < 2
+        assert took_s < CHANGE_S_MAX
         await check_live(recorder)
 
 
@@ -368,7 +369,7 @@ async def test_live_server_hangs_dropped_after_pings(broker: Broker) -> None:
         started = asyncio.get_running_loop().time()
         broker.signal(signal.SIGSTOP)
         await eventually(lambda: recorder.events == ["live", "lost"])
-        assert 0.15 <= asyncio.get_running_loop().time() - started < 1.5
+        assert 0.15 <= asyncio.get_running_loop().time() - started < CHANGE_S_MAX
         await eventually(lambda: "did not answer within" in recorder.plane.last_error)
         broker.signal(signal.SIGCONT)
         await check_live(recorder)
