@@ -62,7 +62,7 @@ ANSWER_S: Final = 5.0
 ROOM: Final = 20
 NEWCOMERS: Final = 60
 EXHAUSTED_S: Final = 2.0
-ACCEPT_S: Final = 2.0
+ACCEPT_S: Final = 5.0
 BUSY_MAX: Final = 0.5
 """LIMIT: half a core for a gateway that can accept nobody; more is a loop without a pause."""
 
@@ -357,12 +357,13 @@ def _ask_on(gateway: Gateway, old: list[socket.socket]) -> tuple[int, int, float
 def _let_in(waiting: list[socket.socket]) -> tuple[int, int]:
     """Each that is served makes room for one behind it; return how many were, and were not."""
     late = 0
-    while waiting:
-        # The first wait is long enough for a gateway that pauses before it accepts again.
-        ready = [one for one in waiting if _has_answer(one, 0.05 if late else ACCEPT_S)]
-        if not ready:
-            break
-        late += len(ready)
+    # WHY a limit since the last one: each may come when the gateway has just begun to pause.
+    deadline = time.monotonic() + ACCEPT_S
+    while waiting and time.monotonic() < deadline:
+        ready = [one for one in waiting if _has_answer(one, 0.05)]
+        if ready:
+            late += len(ready)
+            deadline = time.monotonic() + ACCEPT_S
         for one in ready:
             one.close()
         waiting = [one for one in waiting if one not in ready]
