@@ -325,7 +325,7 @@ def _note_resumed(scene: Scene, took: list[float]) -> None:
         f"resumed {ordered[len(ordered) // 2]:.2f} s (median), {ordered[-1]:.2f} s (longest) after"
         " the fault was over"
     )
-    if ordered[-1] > RESUME_S_TARGET:
+    if ordered[-1] > RESUME_S_TARGET * scene.plan.patience:
         scene.problem(f"resumed only {ordered[-1]:.2f} s after the fault was over")
 
 

@@ -118,5 +118,5 @@ def _judge(scene: Scene) -> None:
     if scene.ledger.broken_count or scene.ledger.refused_count:
         scene.problem("connections were cut or refused")
     gap_s = scene.ledger.longest_gap_s()
-    if gap_s > GAP_S_MAX:
+    if gap_s > GAP_S_MAX * scene.plan.patience:
         scene.problem(f"{gap_s:.2f} s without a 200")

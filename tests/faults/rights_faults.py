@@ -70,14 +70,14 @@ async def credentials_expire(plan: Plan) -> Outcome:
                 await scene.resume(f"expiry {number + 1}")
             gap_s = scene.ledger.longest_gap_s()
             scene.note(f"{gap_s:.2f} s without a 200 (longest) while the file was renewed")
-            if gap_s > GAP_S_MAX:
+            if gap_s > GAP_S_MAX * plan.patience:
                 scene.problem(f"{gap_s:.2f} s without a 200, although the file was good")
             renewing.cancel()
             await asyncio.sleep(STALE_S)
             operator.write_creds(creds, 60.0)
             took_s = await scene.resume("the file was renewed late")
             scene.note(f"resumed {took_s:.2f} s after a file that was too old had been renewed")
-            if took_s > RESUME_S_TARGET:
+            if took_s > RESUME_S_TARGET * plan.patience:
                 scene.problem(f"resumed only {took_s:.2f} s after the file was renewed")
     finally:
         renewing.cancel()
@@ -176,7 +176,7 @@ async def _lose_permission(plan: Plan, name: str, ack: str) -> Outcome:
         told = {word: denied.words[word] for word in sorted(wrong)}
         scene.problem(f"the forbidden station was answered {told}")
     gap_s = scene.ledger.longest_gap_s()
-    if gap_s > GAP_S_MAX:
+    if gap_s > GAP_S_MAX * plan.patience:
         scene.problem(f"the other station was not served for {gap_s:.2f} s")
     scene.note(f"{denied.words['forbidden']} requests were forbidden, none of the other station")
     return scene.outcome

@@ -53,6 +53,8 @@ class Plan:
         seconds: how long the load runs between two of them.
         pause_s: a producer's rest after each request.
         kinds: the producers.
+        patience: how many times what is promised in seconds may take; more than 1 where a machine
+            is busy with other work, so that its pauses are not taken for the gateway's.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class Plan:
     seconds: float = 0.5
     pause_s: float = 0.004
     kinds: Sequence[Kind] = MIXTURE
+    patience: float = 1.0
 
 
 @dataclass
