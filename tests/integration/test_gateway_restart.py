@@ -247,7 +247,7 @@ def _announced(data: Path, process: subprocess.Popen[bytes]) -> str | None:
 
 
 def _is_ready(address: str) -> bool:
-    with suppress(requests.ConnectionError):
+    with suppress(requests.ConnectionError, requests.Timeout):
         return requests.get(f"{address}/readyz", timeout=5).status_code == 200
     return False
 

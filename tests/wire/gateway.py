@@ -150,8 +150,8 @@ class Gateway:
         return told if isinstance(told, dict) else None
 
     def is_ready(self) -> bool:
-        """Ask `/readyz`."""
-        with suppress(requests.ConnectionError):
+        """Ask `/readyz`; who does not answer in time is not ready."""
+        with suppress(requests.ConnectionError, requests.Timeout):
             return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
         return False
 
