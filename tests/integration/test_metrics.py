@@ -14,6 +14,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.integration.test_gateway_workers import children
 from tests.wire.gateway import Gateway, serving, wait_until
 
 if TYPE_CHECKING:
@@ -81,10 +82,7 @@ class Fleet:
 
 def workers_of(gateway: Gateway) -> list[int]:
     assert gateway.process is not None
-    pid = gateway.process.pid
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in text.split()}
-    return [child for child, command in commands.items() if b"nats-server" not in command]
+    return children(gateway.process.pid)
 
 
 @pytest.fixture(scope="module")
