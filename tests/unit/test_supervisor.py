@@ -58,6 +58,12 @@ class Toys:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def signal_alone(self, number: signal.Signals) -> None:
+        """Send a signal and wait until it was noted, so that the next one is another."""
+        self.signal(number)
+        pid = self.process.pid
+        wait_until(lambda: not is_pending(pid, number) and state_of(pid) == "S", WAIT_S_MAX)
+
     def stand_still(self) -> None:
         """Stop the supervisor until SIGCONT."""
         self.signal(signal.SIGSTOP)
@@ -92,6 +98,12 @@ class Toys:
 
     def end(self) -> int:
         return self.process.wait(WAIT_S_MAX)
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process."""
+    found = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
 
 
 @pytest.fixture
@@ -147,9 +159,10 @@ def test_second_signal_ends_at_once(toys: Toys, number: signal.Signals) -> None:
     toys.wait(2, "SIGTERM")
     counts_at = time.monotonic() + AGAIN_S
     wait_until(lambda: time.monotonic() > counts_at, WAIT_S_MAX)
-    assert toys.process.poll() is None
+    assert "once more" not in toys.log()
     toys.signal(number)
     assert toys.end() == 128 + number
+    assert "once more" in toys.log()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
@@ -207,6 +220,8 @@ def test_supervisor_that_slept_does_not_blame_its_workers(toys: Toys) -> None:
     toys.signal(signal.SIGCONT)
     toys.signal(signal.SIGHUP)
     toys.wait(2, "SIGHUP")
+    # The next reload is a turn later: who is to blame would be named by then.
+    toys.hang_up(4)
     assert "hangs" not in toys.log()
 
 
@@ -244,7 +259,7 @@ def test_signals_during_a_roll_wait_for_its_end_and_count_once(toys: Toys) -> No
     toys.signal(signal.SIGUSR2)
     toys.wait(3, "ready")
     for _ in range(3):
-        toys.signal(signal.SIGUSR2)
+        toys.signal_alone(signal.SIGUSR2)
     # Only now may the first of the old ones leave, and the roll go on.
     (toys.folder / "stays").unlink()
     toys.wait_log("every worker was replaced", 2)
