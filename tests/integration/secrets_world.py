@@ -19,6 +19,7 @@ from socket import create_connection
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
+from tests.integration.brokers import CHANGE_S_MAX
 from tests.integration.certificates import Authority
 from tests.integration.leaks import find_leaks
 from tests.wire.gateway import ADMIN, Broker, Gateway, free_port, wait_until, with_broker
@@ -77,7 +78,16 @@ class World:
 
     def log_in(self, name: str, password: str, word: str) -> str:
         """Log in; the answer shows its tokens, this once, so it is not kept."""
-        told = self.gateway.authenticate({"username": name, "password": password}).json()
+        login = {"username": name, "password": password}
+        found: list[Response] = []
+
+        def is_known() -> bool:
+            found[:] = [self.gateway.authenticate(login)]
+            return found[0].status == 200
+
+        # WHY not once: either worker may answer, and hears of a new user when its time comes.
+        wait_until(is_known, CHANGE_S_MAX, name)
+        told = found[0].json()
         self.secrets[f"{word} token"] = told["jwt"]
         self.secrets[f"{word} refresh token"] = told["jwt_refresh_token"]
         self.tokens += [told["jwt"], told["jwt_refresh_token"]]
@@ -153,8 +163,6 @@ def make_secrets(world: World) -> None:
     token = world.log_in(ADMIN, PLANNED["admin password"], "admin")
     body = {"password": PLANNED["user password"], "permissions": ["produce"], "stations": ["kept"]}
     assert world.admin("PUT", "/users/ann", body).status == 201
-    login = {"username": "ann", "password": PLANNED["user password"]}
-    wait_until(lambda: world.gateway.authenticate(login).status == 200, 5, "ann")
     world.log_in("ann", PLANNED["user password"], "user")
     for name in ("consumer", "gone"):
         data = build(
