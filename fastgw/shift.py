@@ -24,7 +24,7 @@ from fastgw.gateway import Gateway
 from fastgw.nats.credentials import CredentialsError
 from fastgw.nats.folder import EmbeddedError
 from fastgw.supervisor import READY_S_MAX
-from fastgw.welcome import make_admin, say_ready
+from fastgw.welcome import make_admin, say_ready, wait_admin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,6 +238,8 @@ class Worker:
             users = shift.gateway.users
             # WHY before anyone is let in: who is told that we are ready may log in at once.
             admin = await make_admin(users, self._plan.config) if self._is_first else None
+            if self._voice.is_first:
+                await wait_admin(users, self._plan.config)
             await shift.open()
             loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
             loop.add_signal_handler(signal.SIGUSR2, self._on_restart)

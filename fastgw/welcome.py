@@ -1,11 +1,14 @@
 """The first minute: the admin of a fresh gateway, and commands that a newcomer can paste.
 
 What enters: the users' table and the configuration. What leaves: a user, and text on stdout.
-`server` calls it in the first worker only. The password is shown once and stored only as a hash.
+The first worker makes the user, the others wait for it. The password is shown once and stored only
+as a hash.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 import shlex
 import sys
@@ -21,6 +24,14 @@ if TYPE_CHECKING:
     from fastgw.config import Config
     from fastgw.config_types import ListenerConfig
     from fastgw.control.users import Users
+
+log: Final = logging.getLogger("fastgw.welcome")
+
+ADMIN_S_MAX: Final = 10.0
+"""LIMIT: for the user that the first worker makes at the first start: a hash and a write. Who has
+waited so long serves without; a login there is 401 until the user is known."""
+
+DEFAULT_NAME: Final = "admin"
 
 PASSWORD_BYTES: Final = 15
 """LIMIT: 120 bits, twenty characters; out of reach of guessing."""
@@ -39,21 +50,47 @@ async def make_admin(users: Users, config: Config) -> Admin | None:
     Returns:
         The user when it was made now; None when there is nothing to make.
     """
+    if not _is_admin_due(users, config):
+        return None
     name, password = config.auth.admin_user, config.auth.admin_password
     shown: str | None = None
     if name is None or password is None:
-        if not config.embedded or _has_admin(users) or config.auth.mode == "none":
-            return None
-        name, password = "admin", secrets.token_urlsafe(PASSWORD_BYTES)
+        name, password = DEFAULT_NAME, secrets.token_urlsafe(PASSWORD_BYTES)
         shown = password
-    if users.find(name) is not None:
-        return None
     try:
         await users.add(name, password, ["produce", "consume", "admin"], ["*"])
     except ClientFault:
         # WHY: another gateway on the same broker was first; its user is as good as ours.
         return None
     return Admin(name, shown)
+
+
+async def wait_admin(users: Users, config: Config) -> None:
+    """Wait until the user that another worker makes is known here, too.
+
+    WHY: whoever is told by any worker that we are ready may log in at once.
+    """
+    if not _is_admin_due(users, config):
+        return
+    changed = asyncio.Event()
+    users.on_change(lambda _: changed.set())
+    try:
+        async with asyncio.timeout(ADMIN_S_MAX):
+            while _is_admin_due(users, config):
+                changed.clear()
+                await changed.wait()
+    except TimeoutError:
+        log.warning("the first user is not known after %g s; serving without", ADMIN_S_MAX)
+
+
+def _is_admin_due(users: Users, config: Config) -> bool:
+    """Whether the first user is still to be made."""
+    name = config.auth.admin_user
+    if name is not None and config.auth.admin_password is not None:
+        return users.find(name) is None
+    if not config.embedded or config.auth.mode == "none":
+        return False
+    return not _has_admin(users) and users.find(DEFAULT_NAME) is None
 
 
 def _has_admin(users: Users) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.wire.gateway import Gateway, wait_until
+from tests.wire.gateway import ADMIN, PASSWORD, Gateway, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").exists(), reason="children are looked up in /proc"
@@ -92,6 +93,23 @@ def test_broker_killed_is_started_again_by_the_supervisor(gateway: Gateway) -> N
     # The workers come back one by one, and the kernel picks which of them answers.
     wait_until(lambda: gateway.ask(target, b"after", headers=headers).status == 200)
     assert next(message.data for message in gateway.stored("kept")) == b"before"
+
+
+def test_who_is_told_by_any_worker_that_it_is_ready_may_log_in_at_once(tmp_path: Path) -> None:
+    # WHY a port that is known before: not the announcement counts here, but what a probe is told.
+    port = free_port()
+    login = {"username": ADMIN, "password": PASSWORD}
+    gateway = Gateway(tmp_path / "data", ("--workers", "2"))
+    with ThreadPoolExecutor(1) as other:
+        starting = other.submit(gateway.start, f"127.0.0.1:{port}")
+        asking = Gateway(tmp_path / "none", address=("127.0.0.1", port))
+        try:
+            wait_until(asking.is_ready, what="readyz")
+            # On connections of their own, so that each worker is likely to be asked.
+            assert [asking.authenticate(login).status for _ in range(4)] == [200] * 4
+        finally:
+            starting.result()
+            assert gateway.stop() == 0
 
 
 def test_workers_that_cannot_start_end_with_one_line(tmp_path: Path) -> None:

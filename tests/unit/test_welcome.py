@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from fastgw.config_types import Config, ListenerConfig, NatsConfig, TlsConfig
-from fastgw.welcome import Admin, say_ready
+from fastgw import welcome
+from fastgw.config_types import AuthConfig, Config, ListenerConfig, NatsConfig, TlsConfig
+from fastgw.welcome import Admin, say_ready, wait_admin
 
 CERT = TlsConfig(cert_file="/etc/a b.pem", key_file="/etc/k.pem")
 DEMANDING = TlsConfig(
@@ -59,3 +66,61 @@ def test_later_start_shows_the_way_to_a_token(capsys: pytest.CaptureFixture[str]
     assert "(curl --unix-socket /run/s)" in text
     assert "There is no user yet" in text
     assert "secret" not in text
+
+
+class KnownUsers:
+    """The users that a worker knows by now, each with all permissions."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Any] = {}
+        self._callbacks: list[Callable[[str], None]] = []
+
+    def find(self, name: str) -> Any:
+        return self.records.get(name)
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        self._callbacks.append(callback)
+
+    def put(self, name: str, *permissions: str) -> None:
+        self.records[name] = SimpleNamespace(permissions=permissions)
+        for callback in self._callbacks:
+            callback(name)
+
+
+CONFIGURED = AuthConfig(admin_user="root", admin_password="a-password-of-12")
+
+
+@pytest.mark.parametrize(
+    ("auth", "name"), [(CONFIGURED, "root"), (AuthConfig(), "admin")], ids=["configured", "default"]
+)
+async def test_worker_waits_for_the_admin_that_another_makes(auth: AuthConfig, name: str) -> None:
+    users: Any = KnownUsers()
+    waiting = asyncio.ensure_future(wait_admin(users, Config(auth=auth)))
+    await asyncio.sleep(0)
+    users.put("another", "produce")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    users.put(name, "admin")
+    await waiting
+
+
+async def test_admin_that_never_comes_is_waited_for_within_a_bound(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(welcome, "ADMIN_S_MAX", 0.05)
+    caplog.set_level(logging.WARNING)
+    users: Any = KnownUsers()
+    await wait_admin(users, Config(auth=CONFIGURED))
+    assert "the first user is not known after 0.05 s; serving without" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Config(auth=AuthConfig(mode="none")), Config(nats=NatsConfig(url=["nats://a:1"]))],
+    ids=["nobody logs in", "not our broker"],
+)
+async def test_nobody_waits_for_an_admin_that_nobody_makes(config: Config) -> None:
+    users: Any = KnownUsers()
+    async with asyncio.timeout(welcome.ADMIN_S_MAX / 2):
+        await wait_admin(users, config)
