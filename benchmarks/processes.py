@@ -26,6 +26,8 @@ SETTINGS: Final = ("FASTGW_", "JWT_", "REFRESH_JWT_", "HTTP_PORT", "MEMPHIS_", "
 """Beginnings of the variables that the gateway reads: a run must not depend on the shell."""
 STOP_GRACE_S: Final = 5.0
 """LIMIT: how long a child may take to end after SIGTERM before it is killed."""
+INTERRUPT_GRACE_S: Final = 30.0
+"""LIMIT: how long a whole run may take to end its servers after an interrupt."""
 LOG_LINES_SHOWN: Final = 12
 READ_BYTES: Final = 1 << 16
 LAUNCHER: Final = Path(__file__).with_name("launch.py")
@@ -91,6 +93,25 @@ def run_bounded(argv: Sequence[str], core: int, timeout_s: float, env: Mapping[s
     if process.returncode:
         raise Failed(f"{argv[0]} ended with {process.returncode}: {last_lines(text)}")
     return text
+
+
+def run_beside(argv: Sequence[str]) -> int:
+    """Run a command on every core, with this process' input and output; return its exit code.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted, as this process was, and has ended.
+    """
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    with subprocess.Popen(_pin(argv, cores), cwd=ROOT, env=clean_environment({})) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # WHY: the terminal told it as well, and it has processes of its own to end.
+            try:
+                process.wait(INTERRUPT_GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+            raise
 
 
 @contextmanager

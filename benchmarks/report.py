@@ -44,6 +44,7 @@ class Findings(msgspec.Struct):
         series: lines to be plotted, by their name.
         histograms: latencies in HdrHistogram's compressed form, by their name; nanoseconds.
         notes: what disturbed or failed, one sentence each.
+        others_cpu_percent: how busy the server's core was with others, in each round of load.
     """
 
     figures: dict[str, float] = {}
@@ -52,6 +53,7 @@ class Findings(msgspec.Struct):
     series: dict[str, list[Point]] = {}
     histograms: dict[str, str] = {}
     notes: list[str] = []
+    others_cpu_percent: list[float] = []
 
     def set(self, name: str, value: float) -> float:
         """Keep a figure under its name, rounded, and return it."""

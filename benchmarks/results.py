@@ -21,8 +21,14 @@ from benchmarks.workloads import WORKLOADS
 
 FORMAT: Final = 1
 RESULTS_DIR: Final = ROOT / "benchmarks" / "results"
+ROUNDS: Final = 3
+SECONDS: Final = 4
+CONNECTIONS: Final = 64
+"""Of a run whose command line does not say otherwise."""
 OTHERS_PERCENT_CALM: Final = 8.0
 """LIMIT: the kernel's own share of a core under load was 2 to 5 %; more is somebody else."""
+OTHERS_PERCENT_MARKED: Final = 15.0
+"""LIMIT: a round in which others took more is said in every line that rests on it."""
 
 
 class Figures(msgspec.Struct, frozen=True):

@@ -77,7 +77,9 @@ SUITES: Final = {
         Suite("consume", "consuming by hundreds, beside nats-py (P6)", run_consume, 3, 2),
         Suite("pipeline", "pipelined requests, 16 deep (P7)", run_pipeline, 3, 2, _BOTH),
         Suite("bodies", "bodies of 1 KB, 64 KB and 1 MB (P8)", run_bodies, 3, 2, _BOTH),
-        Suite("memory", "of a worker, a connection, a station, a token (P9)", run_memory, 1, 2),
+        Suite(
+            "memory", "of a worker, a connection, a station, a token (P9)", run_memory, 1, 2, _BOTH
+        ),
         Suite("scale", "growth of everything, and two workers (P10, P12)", run_scale, 2, 1),
         Suite("start", "from the command line to the first answer (P11)", run_start, 3, 2),
     )
@@ -195,6 +197,7 @@ def run_in_scene(suite: Suite, options: SuiteOptions, say: Say) -> Findings:
     with open_scene(say) as scene:
         found = suite.run(scene, options)
         found.notes += scene.describe_noise()
+        found.others_cpu_percent = [round(percent, 1) for percent in scene.others]
         return found
 
 

@@ -167,11 +167,12 @@ WORKLOADS: Final = {
         ),
     )
 }
-DEFAULT_WORKLOADS: Final = (
-    "single",
-    "single-repeated",
-    "single-plain",
-    "batch",
-    "schema",
-    "schema-batch",
-)
+DEFAULT_WORKLOADS: Final = tuple(WORKLOADS)
+TABLES: Final = {
+    "single": ("single", "single-plain", "schema"),
+    "batch": ("single", "batch", "batch-plain", "schema-batch"),
+}
+"""Subcommands that are the comparison with other workloads than the default.
+
+WHY single beside the batches: the floor's cost there is what their CPU time is scaled by.
+"""

@@ -1,7 +1,8 @@
 """Consuming: CPU a message of `consume/batch` by hundreds, beside a fetch loop of nats-py (P6).
 
 What enters: a scene and options. What leaves: CPU a message of both, over the same messages of one
-stream, each with a new consumer group for every round.
+stream, each with a new consumer group for every round. The floor cannot consume; it stores single
+messages in rounds between, and what that costs tells how fast this machine is.
 It must never count a message that the group did not take: the broker's own count is used.
 """
 
@@ -17,11 +18,12 @@ from benchmarks.load.pace import Pace
 from benchmarks.load.publish import fill
 from benchmarks.processes import run_bounded
 from benchmarks.report import Findings, SuiteOptions, Table
-from benchmarks.scene import Scene
-from benchmarks.subjects import GATEWAY, Running
+from benchmarks.scene import Round, Scene
+from benchmarks.subjects import FLOOR, GATEWAY, Running
 from benchmarks.targets import judge
-from benchmarks.workloads import Request, Workload
+from benchmarks.workloads import WORKLOADS, Request, Workload
 
+SINGLE: Final = WORKLOADS["single"]
 STORED: Final = Workload("stored", "stored", 1, True, "messages to be consumed")
 BATCH: Final = 100
 MESSAGES: Final = 200_000
@@ -47,7 +49,10 @@ def run_consume(scene: Scene, options: SuiteOptions) -> Findings:
     found = Findings()
     ours: list[Taken] = []
     loop: list[Taken] = []
-    with scene.serve(GATEWAY, STORED) as server:
+    floor: list[Round] = []
+    with scene.serve(GATEWAY, STORED) as server, scene.serve(FLOOR, SINGLE) as yardstick:
+        single = scene.write("single", [SINGLE.build_request(yardstick.token)])
+        pace = Pace(options.connections, scene.load_core, options.seconds)
         scene.say(f"storing {MESSAGES:,} messages")
         scene.bench.broker.purge(STORED.station)
         fill(scene.bench.broker, STORED.station, MESSAGES, scene.load_core)
@@ -57,8 +62,12 @@ def run_consume(scene: Scene, options: SuiteOptions) -> Findings:
             ours.append(_consume(scene, server, f"group-{number}", MESSAGES))
             scene.say(f"consume: round {number} of {options.rounds}, {LOOP_NAME}")
             loop.append(_run_loop(scene, f"loop-{number}"))
+            scene.say(f"consume: round {number} of {options.rounds}, {FLOOR} stores")
+            floor.append(scene.load_well(yardstick, single, pace, SINGLE))
     cost = found.set("fastgw.cpu_us_per_message", median(one.cpu_us for one in ours))
     slow = found.set("nats_py.cpu_us_per_message", median(one.cpu_us for one in loop))
+    floor_us = found.set(f"{FLOOR}.single.cpu_us", median(done.cpu_us for done in floor))
+    found.notes.append(f"the floor spent {floor_us:.2f} \u00b5s on a single request between them")
     table = Table(
         f"Consuming by {BATCH}", ["subject", "messages", "CPU µs/msg", "of ours", "messages/s"]
     )

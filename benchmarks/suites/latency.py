@@ -3,7 +3,7 @@
 What enters: a scene and options. What leaves: findings with percentiles, a line per subject for the
 plot, and every histogram. All subjects run beside each other, and take turns A B, A B.
 It must never compare times of different rates: P4 is judged at one rate, half of the gateway's
-capacity, which is the harder one for it.
+capacity, which is the harder one for it. A peer that could hardly carry it is left out there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from benchmarks.workloads import WORKLOADS
 WORKLOAD: Final = WORKLOADS["single"]
 FRACTIONS: Final = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
 """Of each subject's own capacity: the rates of its line."""
+HALF_PART_MAX: Final = 0.8
+"""LIMIT: of its own capacity; a peer that half of the gateway's would load more is not compared."""
 KNEE_TIMES: Final = 10.0
 KNEE_RATE: Final = 0.98
 """The knee is the highest rate that was kept up to this part with a p99 of at most so many times
@@ -64,7 +66,7 @@ def run_latency(scene: Scene, options: SuiteOptions) -> Findings:
             line.capacity = median(done.paced.rate for done in line.rounds["full"])
             found.set(f"{line.name}.capacity", line.capacity)
         half = found.figures.get(f"{GATEWAY}.capacity", 0) / 2
-        judged = [line for line in lines if half and line.name in (FLOOR, GATEWAY)]
+        judged = [line for line in lines if half and _can_carry(line, half)]
         for number in range(1, options.rounds + 1):
             for line in judged:
                 scene.say(f"{half:,.0f}/s: round {number} of {options.rounds}, {line.name}")
@@ -84,6 +86,10 @@ def run_latency(scene: Scene, options: SuiteOptions) -> Findings:
     _judge(found)
     _note(found, lines)
     return found
+
+
+def _can_carry(line: Line, rate: float) -> bool:
+    return line.name in (FLOOR, GATEWAY) or rate <= HALF_PART_MAX * line.capacity
 
 
 @contextmanager
@@ -181,8 +187,13 @@ def _judge(found: Findings) -> None:
 
 
 def _note(found: Findings, lines: Sequence[Line]) -> None:
-    """Say where the pacer was late, and how many requests never had an answer."""
+    """Say who was left out, where the pacer was late, and how many requests had no answer."""
     for line in lines:
+        if "half" not in line.rounds:
+            found.notes.append(
+                f"{line.name}: not at half of the gateway's capacity, which is more than "
+                f"{HALF_PART_MAX:.0%} of its own"
+            )
         rounds = [(kind, done) for kind, several in line.rounds.items() for done in several]
         late = [done.paced.lag.percentile_us(99) for _, done in rounds if done.paced.is_late]
         if late:

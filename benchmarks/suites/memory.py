@@ -1,12 +1,13 @@
 """Memory: of an idle worker, and what each connection, station and token adds (P9).
 
-What enters: a scene and options. What leaves: resident memory of the gateway's process tree, as
-differences over crowds that are large enough to see.
+What enters: a scene and options. What leaves: resident memory of each subject's process tree after
+one message, and of the gateway's as differences over crowds that are large enough to see.
 It must never divide by a crowd that is not all there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.load.pace import Pace
@@ -14,7 +15,7 @@ from benchmarks.needs import find_passengers
 from benchmarks.proc import measure_memory
 from benchmarks.report import Findings, SuiteOptions, Table
 from benchmarks.scene import EVERYWHERE, Scene
-from benchmarks.subjects import GATEWAY, Running
+from benchmarks.subjects import GATEWAY, SUBJECTS, Running
 from benchmarks.suites.populate import (
     SINGLE,
     add_stations,
@@ -43,19 +44,32 @@ def run_memory(scene: Scene, options: SuiteOptions) -> Findings:
         first_mb = found.set("first_rss_mb", _measure_kb(server) / 1024)
         token = mint_tokens(server.token, scene.bench.secret, 1)[0]
     with scene.serve(GATEWAY, SINGLE, build_setup(scene, token)) as server:
-        idle_mb = found.set("idle_rss_mb", _measure_kb(server) / 1024)
+        idle_mb = found.set(f"{GATEWAY}.idle_rss_mb", _measure_kb(server) / 1024)
         _measure_connections(scene, server, found, crowds, options.connections)
         _measure_tokens(scene, server, found, crowds)
     _measure_stations(scene, found, crowds)
     rows = [
         ["first start on a broker, after the admin's password was hashed", f"{first_mb:.1f} MB"],
         ["later start, one message stored, nobody logged in", f"{idle_mb:.1f} MB"],
+        *_measure_others(scene, found, options.subjects),
     ]
     found.tables += [Table("One worker, idle", ["when", "RSS"], rows), crowds]
     found.notes += find_passengers()
     found.verdicts.append(judge("P9.worker", idle_mb))
     found.verdicts.append(judge("P9.connection", found.figures.get("connection.bytes")))
     return found
+
+
+def _measure_others(scene: Scene, found: Findings, names: Sequence[str]) -> list[list[str]]:
+    """Measure each other subject after one message; return their rows."""
+    rows = []
+    for name in names:
+        if name == GATEWAY:
+            continue
+        with scene.serve(name, SINGLE) as server:
+            idle_mb = found.set(f"{name}.idle_rss_mb", _measure_kb(server) / 1024)
+            rows.append([f"{SUBJECTS[name].label}, one message stored", f"{idle_mb:.1f} MB"])
+    return rows
 
 
 def _measure_kb(server: Running) -> int:

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.needs import find_passengers
-from benchmarks.proc import measure_cpu_us_finely
+from benchmarks.proc import measure_core_busy_us, measure_cpu_us_finely
 from benchmarks.processes import Child, Failed, find_free_port
 from benchmarks.report import Findings, SuiteOptions, Table
 from benchmarks.scene import Scene
@@ -93,6 +93,7 @@ def _start(scene: Scene, token: str | None) -> Start:
     argv = [sys.executable, "-m", "fastgw", "serve", "--listen", f"127.0.0.1:{port}"]
     argv += ["--nats", bench.broker.url, "--data", str(scene.folder / "fastgw-data")]
     began = time.monotonic()
+    busy_us, broker_us = _measure_core(scene)
     child = Child(argv, bench.core, scene.folder / "fastgw.log", env)
     try:
         _wait_for_200(child, port, READY, "GET")
@@ -101,9 +102,19 @@ def _start(scene: Scene, token: str | None) -> Start:
             token = authenticate(port, {"username": ADMIN, "password": bench.password})
         _wait_for_200(child, port, WORKLOAD.build_request(token), "POST")
         stored_ms = (time.monotonic() - began) * 1000
-        return Start(ready_ms, stored_ms, measure_cpu_us_finely(child.pid) / 1000, token)
+        cpu_us = measure_cpu_us_finely(child.pid)
+        busy_after_us, broker_after_us = _measure_core(scene)
+        others_us = busy_after_us - busy_us - (broker_after_us - broker_us) - cpu_us
+        scene.others.append(max(0.0, 100 * others_us / (stored_ms * 1000)))
+        return Start(ready_ms, stored_ms, cpu_us / 1000, token)
     finally:
         child.stop()
+
+
+def _measure_core(scene: Scene) -> tuple[int, int]:
+    """Read what the server's core has spent, and the broker on it; in microseconds."""
+    broker = scene.bench.broker.child.pid
+    return measure_core_busy_us(scene.bench.core), measure_cpu_us_finely(broker)
 
 
 def _wait_for_200(child: Child, port: int, request: Request, method: str) -> None:

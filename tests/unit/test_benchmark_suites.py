@@ -13,7 +13,7 @@ import jwt
 import msgspec
 import pytest
 
-from benchmarks import command, compare, machine, needs, report, results, suite_command
+from benchmarks import command, compare, machine, needs, plots, report, results, suite_command
 from benchmarks.broker import Broker, start_broker
 from benchmarks.load import publish
 from benchmarks.processes import Failed, find_cores, run_bounded
@@ -22,7 +22,7 @@ from benchmarks.suites.bodies import build_body
 from benchmarks.suites.latency import find_knee
 from benchmarks.suites.populate import bound_connections, mint_tokens
 from benchmarks.targets import TARGETS, format_markdown, format_verdict, judge
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import TABLES, WORKLOADS
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 CORE = find_cores()[1]
@@ -205,9 +205,9 @@ def test_comparison_of_what_is_no_result_ends_with_2(
 
 def build_results() -> results.Results:
     rows = [
-        row("single", "floor", 8.0, rate=1.0),
-        row("single", "fastgw", 12.0),
-        row("single", "go", 20.0),
+        row(workload, subject, cpu_us, rss_mb=cpu_us)
+        for workload in ("single", "schema", "batch")
+        for subject, cpu_us in (("floor", 8.0), ("fastgw", 12.0), ("go", 20.0))
     ]
     return results.Results(
         format=results.FORMAT,
@@ -236,9 +236,7 @@ def test_newest_results_of_each_kind_are_found(tmp_path: Path) -> None:
     new = suite_command.store_report(later, "about", old.parent, day)
     suite_command.store_report(build_report("consume"), "about", old.parent, day)
     table = command.store(build_results(), old.parent, day)
-    from benchmarks.plots import find_newest
-
-    assert set(find_newest(old.parent)) == {new, table}
+    assert set(plots.find_newest(old.parent)) == {new, table}
 
 
 def test_plots_are_drawn_as_png_and_svg_and_name_their_source(tmp_path: Path) -> None:
@@ -248,14 +246,34 @@ def test_plots_are_drawn_as_png_and_svg_and_name_their_source(tmp_path: Path) ->
     table = command.store(build_results(), latency.parent, day)
     out = tmp_path / "images"
     assert command.run_command(["plots", str(latency), str(table), "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == [
-        "cpu-per-request.png", "cpu-per-request.svg", "latency-rate.png", "latency-rate.svg",
-    ]  # fmt: skip
+    assert {path.name for path in out.iterdir()} == {
+        f"{name}{theme}.{kind}"
+        for name in ("cpu-per-request", "latency-rate", "memory")
+        for theme in ("", "-dark")
+        for kind in ("png", "svg")
+    }
     assert (out / "latency-rate.png").read_bytes().startswith(b"\x89PNG")
     drawn = (out / "latency-rate.svg").read_text()
     assert latency.name in drawn
-    assert "fastgw, p99" in drawn
-    assert "Go: fasthttp" in (out / "cpu-per-request.svg").read_text()
+    assert "#ffffff" in drawn
+    dark = (out / "cpu-per-request-dark.svg").read_text()
+    assert "Go: fasthttp" in dark
+    assert "#0d1117" in dark
+    assert "#ffffff" not in dark
+
+
+def test_every_subject_has_a_colour_on_every_page() -> None:
+    assert all(set(theme.colours) == set(SUBJECTS) for theme in plots.THEMES)
+
+
+def test_part_of_a_comparison_is_not_drawn_in_its_place() -> None:
+    whole = build_results()
+    assert plots.is_comparison(whole)
+    for left_out in ("schema", "single"):
+        rows = [row for row in whole.rows if row.workload != left_out]
+        assert not plots.is_comparison(msgspec.structs.replace(whole, rows=rows))
+    alone = [row for row in whole.rows if row.subject != "go"]
+    assert not plots.is_comparison(msgspec.structs.replace(whole, rows=alone))
 
 
 def test_results_without_anything_to_draw_end_with_1(tmp_path: Path) -> None:
@@ -284,10 +302,12 @@ def test_suites_are_those_that_need_no_wrk() -> None:
 
 
 def test_single_and_batch_are_the_comparison_with_their_workloads() -> None:
-    for name, workloads in command.TABLES.items():
+    for name, workloads in TABLES.items():
         options, _ = command.parse_options([], workloads)
         assert options.workloads == list(workloads)
-        assert all((WORKLOADS[each].messages > 1) == (name == "batch") for each in workloads)
+        many = [each for each in workloads if WORKLOADS[each].messages > 1]
+        assert len(many) == (3 if name == "batch" else 0)
+        assert "single" in workloads  # The floor's cost there is the yardstick of CPU time.
 
 
 @pytest.mark.parametrize(
@@ -378,4 +398,5 @@ def test_run_of_a_suite_stores_its_report(tmp_path: Path) -> None:
     assert isinstance(stored, report.Report)
     assert 0 < stored.findings.figures["floor.16.ratio"] < 1
     assert stored.findings.verdicts[0].is_met is None  # The gateway did not run.
+    assert len(stored.findings.others_cpu_percent) == 2  # Both depths, one round each.
     assert set(stored.options.subjects) <= set(SUBJECTS)

@@ -288,6 +288,7 @@ def test_options_have_defaults_for_the_whole_table() -> None:
         "single-repeated",
         "single-plain",
         "batch",
+        "batch-plain",
         "schema",
         "schema-batch",
     ]
