@@ -4,7 +4,7 @@ What enters: `--check` (compare with `baseline.json`, +-2 %), `--store` (write i
 What leaves: a table, and an exit code: 0 good, 1 a count moved or a part failed, 2 something is
 missing. A baseline of other versions judges nothing: that is said, and is no failure. Each part
 runs under callgrind with a count of N and of 2N, and the difference is divided: what both have in
-common cancels out.
+common cancels out. A part that moved is counted again before it fails the check.
 It must never compare counts of two interpreters or machines as if they were one.
 """
 
@@ -29,6 +29,10 @@ BASELINE_FILE: Final = Path(__file__).with_name("baseline.json")
 TOLERANCE: Final = 0.02
 RUN_TIMEOUT_S: Final = 600.0
 """LIMIT: all parts on one core; a calm machine needs a minute."""
+RECOUNTS_MAX: Final = 2
+"""LIMIT: how often a part that moved is counted again, each time with the heap laid out otherwise.
+WHY: where a buffer lies decides how it is copied; one part has two counts, 1.6 % apart."""
+LAYOUT_BYTES: Final = 1000
 ENVIRONMENT: Final = {"PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc"}
 COLLECTED: Final = re.compile(r"^==(\d+)== Collected : (\d+)", re.MULTILINE)
 COUNTED: Final = re.compile(r"^counted (\w+) \d+ (\d+)$", re.MULTILINE)
@@ -78,22 +82,24 @@ def parse_counts(text: str) -> dict[str, tuple[int, int]]:
     return {name: (once, twice) for name, (once, twice) in found.items()}
 
 
-def count_on(names: list[str], core: int) -> dict[str, float]:
+def count_on(names: list[str], core: int, layout: int) -> dict[str, float]:
     """Count the instructions of one unit of each part, on one core."""
     from benchmarks.micro.parts import PARTS
 
     argv = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable]
     argv += ["-m", "benchmarks.micro.parts", "--each", *names]
-    counted = parse_counts(run_bounded(argv, core, RUN_TIMEOUT_S, ENVIRONMENT))
+    # WHY: the environment is copied to the heap, and moves all that comes after it.
+    env = {**ENVIRONMENT, "LAYOUT": "x" * (layout * LAYOUT_BYTES)}
+    counted = parse_counts(run_bounded(argv, core, RUN_TIMEOUT_S, env))
     if missing := [name for name in names if name not in counted]:
         raise Failed(f"callgrind counted nothing for {', '.join(missing)}")
     units = {name: PARTS[name].counts * PARTS[name].per_count for name in names}
     return {n: round((twice - once) / units[n], 1) for n, (once, twice) in counted.items()}
 
 
-def count_all(names: list[str]) -> dict[str, float]:
-    """Count every part, some on each core; add the differences that can be made."""
-    from benchmarks.micro.parts import DERIVED, PARTS
+def count_all(names: list[str], layout: int = 0) -> dict[str, float]:
+    """Count every part, some on each core; `layout` moves the heap."""
+    from benchmarks.micro.parts import PARTS
 
     # WHY: this compiles Python files, and fails in a second where valgrind needs twenty.
     cores = sorted(os.sched_getaffinity(0))
@@ -102,13 +108,40 @@ def count_all(names: list[str]) -> dict[str, float]:
     )
     shares = [names[start :: len(cores)] for start in range(min(len(cores), len(names)))]
     with ThreadPoolExecutor(len(shares)) as pool:
-        found = list(pool.map(count_on, shares, cores[: len(shares)]))
+        found = list(pool.map(count_on, shares, cores, [layout] * len(shares)))
     merged = {name: count for share in found for name, count in share.items()}
-    counts = {name: merged[name] for name in PARTS if name in merged}
-    for name, (whole, less) in DERIVED.items():
-        if whole in counts and less in counts:
-            counts[name] = round(counts[whole] - counts[less], 1)
+    return {name: merged[name] for name in PARTS if name in merged}
+
+
+def recount(counts: dict[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
+    """Count the parts that moved again, and keep of each the count nearest to the baseline.
+
+    WHY the nearest: a change of the code moves the count wherever the heap lies.
+    """
+    for layout in range(1, RECOUNTS_MAX + 1):
+        moved = [name for name in counts if name in baseline and has_moved(counts, baseline, name)]
+        if not moved:
+            break
+        print(f"moved, counted again: {', '.join(moved)}")
+        for name, count in count_all(moved, layout).items():
+            counts[name] = min(counts[name], count, key=lambda one: abs(one - baseline[name]))
     return counts
+
+
+def has_moved(counts: Mapping[str, float], baseline: Mapping[str, float], name: str) -> bool:
+    """Tell whether a part's count is further from the baseline than the tolerance."""
+    return abs(counts[name] / baseline[name] - 1) > TOLERANCE
+
+
+def derive(counts: Mapping[str, float]) -> dict[str, float]:
+    """Make the differences of parts that can be made."""
+    from benchmarks.micro.parts import DERIVED
+
+    return {
+        name: round(counts[whole] - counts[less], 1)
+        for name, (whole, less) in DERIVED.items()
+        if whole in counts and less in counts
+    }
 
 
 def find_moved(counts: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
@@ -124,7 +157,8 @@ def find_moved(counts: Mapping[str, float], baseline: Mapping[str, float]) -> li
             continue
         if name not in baseline:
             moved.append(f"{name} has no baseline")
-        elif abs(change := counts[name] / baseline[name] - 1) > TOLERANCE:
+        elif has_moved(counts, baseline, name):
+            change = counts[name] / baseline[name] - 1
             moved.append(f"{name} moved by {change:+.1%}, from {baseline[name]} to {counts[name]}")
     return moved
 
@@ -178,12 +212,15 @@ def main() -> int:
     if given.check and (differing := find_differing(versions, baseline)):
         print(f"not judged: the baseline is of other versions ({differing}); --store renews it")
         return 0
+    known = baseline.instructions if baseline else {}
     try:
         counts = count_all(given.parts or list(PARTS))
+        if given.check:
+            counts = recount(counts, known)
     except Failed as failure:
         print(failure, file=sys.stderr)
         return 1
-    known = baseline.instructions if baseline else {}
+    counts |= derive(counts)
     show(counts, known)
     if given.store:
         kept = known if baseline and baseline.versions == versions else {}

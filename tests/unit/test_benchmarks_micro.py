@@ -26,11 +26,13 @@ def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Check:
         argv: list[str],
         counts: Mapping[str, float] | Exception,
         baseline: Any = None,
+        again: Mapping[str, float] | None = None,
     ) -> int:
-        def count_all(names: list[str]) -> dict[str, float]:
+        def count_all(names: list[str], layout: int = 0) -> dict[str, float]:
             if isinstance(counts, Exception):
                 raise counts
-            return {name: counts[name] for name in names if name in counts}
+            told = again if again is not None and layout else counts
+            return {name: told[name] for name in names if name in told}
 
         file = tmp_path / "baseline.json"
         if baseline is not None:
@@ -58,6 +60,20 @@ def test_check_fails_beyond_two_percent_both_ways(
 ) -> None:
     assert check(["--check"], {"authorize": count, "consume": 1000.0}, build_baseline()) == code
     assert ("authorize moved by" in capsys.readouterr().err) == bool(code)
+
+
+def test_part_that_moved_is_counted_again_before_it_fails(
+    check: Check, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts, baseline = {"authorize": 102.5, "consume": 1000.0}, build_baseline()
+    assert check(["--check"], counts, baseline, {"authorize": 101.0}) == 0
+    said = capsys.readouterr()
+    assert said.out.count("moved, counted again: authorize") == 1
+    assert "consume" not in said.out.splitlines()[0]
+    assert check(["--check"], counts, baseline, {"authorize": 103.0}) == 1
+    said = capsys.readouterr()
+    assert said.out.count("counted again") == micro.RECOUNTS_MAX
+    assert "from 100.0 to 102.5" in said.err
 
 
 def test_check_against_other_versions_judges_nothing_and_says_so(
