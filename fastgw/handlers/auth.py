@@ -41,7 +41,7 @@ QUERY_FIELDS_MAX: Final = 100
 KEY_PREFIX: Final = "fgw_"
 
 _BITS: Final = {"produce": 1, "consume": 2, "admin": 4}
-_UNAUTHORIZED: Final = ClientFault("unauthorized", "Unauthorized")
+_UNAUTHORIZED: Final = "Unauthorized"
 
 
 class AuthenticateBody(msgspec.Struct, frozen=True):
@@ -90,7 +90,7 @@ class Auth:
             minutes, refresh_minutes = self._parse_expiries(body)
             record = await self._check_password(name, body.password or "", request.client)
             if record is None or account_id != self._config.account_id:
-                raise _UNAUTHORIZED
+                raise ClientFault("unauthorized", _UNAUTHORIZED)
             pair = self._issue(record, minutes, refresh_minutes)
         except Fault as fault:
             fail_with_message(request, fault)
@@ -110,7 +110,7 @@ class Auth:
             minutes, refresh_minutes = self._parse_expiries(body)
             found = self._find_user(body.jwt_refresh_token, "refresh")
             if found is None:
-                raise _UNAUTHORIZED
+                raise ClientFault("unauthorized", _UNAUTHORIZED)
             pair = self._issue(found[0], minutes, refresh_minutes)
         except Fault as fault:
             fail_with_message(request, fault)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gc
+import importlib
 import json
+import pkgutil
+import weakref
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import fastgw
 from fastgw._core import Principal
 from fastgw.config_types import AuthConfig, Config
 from fastgw.control.issuers import Issuers, OutsideClaims
@@ -117,6 +122,27 @@ async def test_authenticate_texts_never_hold_the_password() -> None:
     for body in ({"username": 5}, {"account_id": "ann!"}, {"token_expiry_in_minutes": "ann!"}):
         _, answer, _ = await authenticate(auth, **body)
         assert "ann!" not in str(answer)
+
+
+async def test_refused_login_is_forgotten() -> None:
+    """A fault that is raised again keeps the frames of all its raises, with all that they knew."""
+    auth, _, _ = make()
+    requests = []
+    for body in ({"username": "ann", "password": "wrong"}, {"jwt_refresh_token": "wrong"}):
+        request = FakeRequest(json.dumps(body).encode())
+        await (auth.refresh if "jwt_refresh_token" in body else auth.authenticate)(request)
+        assert request.answer[0] == 401
+        requests.append(weakref.ref(request))
+    del request
+    gc.collect()
+    assert [one() for one in requests] == [None, None]
+
+
+def test_no_module_keeps_a_fault_to_raise() -> None:
+    for found in pkgutil.walk_packages(fastgw.__path__, "fastgw."):
+        if not found.name.endswith("__main__"):
+            kept = vars(importlib.import_module(found.name))
+            assert not [name for name, one in kept.items() if isinstance(one, BaseException)]
 
 
 def test_fail_with_message_leaves_defects_and_401_to_the_core() -> None:
