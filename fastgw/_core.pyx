@@ -6,7 +6,7 @@
       3 authorize      credential bytes -> Principal             _core/authorize.pxi, admit.pxi, rate.pxi
       4 validate       body -> the messages in it, checked       _core/validate.pxi, judge.pxi, produce.pxi
       5 encode         one message -> its frame                  _core/encode.pxi, http_fields.pxi
-      6 publish        slots in flight, one write per turn       _core/publish.pxi, link.pxi
+      6 publish        slots in flight, one write per turn       _core/publish.pxi, link.pxi, turn.pxi
       7 nats_ops       broker bytes -> ops                       _core/nats_ops.pxi
       8 ack            PubAck or error -> the slot's request     _core/ack.pxi
       9 http_response  answers in request order                  _core/http_response.pxi
@@ -115,6 +115,7 @@ include "_core/http_life.pxi"
 include "_core/http_backlog.pxi"
 include "_core/produce.pxi"
 include "_core/admit.pxi"
+include "_core/turn.pxi"
 include "_core/http_body.pxi"
 include "_core/http_usual.pxi"
 include "_core/http_request.pxi"
@@ -171,6 +172,8 @@ cdef class Ingress:
     cdef bytes answer_tail, stored_tail, cors_head, preflight_head
     cdef frozenset cors_origins
     cdef bint is_turn_scheduled, is_draining
+    cdef bint has_own_turn           # the read under way ends with its turn; see turn.pxi
+    cdef bint was_lone               # the last read of a client found nothing under way
     cdef time_t tail_second
     cdef uint64_t now_ms, next_connection_sweep_ms, forgets_count
     # Bounds, copied from the configuration.
@@ -578,49 +581,18 @@ cdef class Ingress:
     # --- turns ------------------------------------------------------------------------------
 
     cdef inline int schedule_turn(self) except -1:
-        """Have `turn` run once, after every socket that is readable now was read."""
+        """Have a turn run once: when the read under way ends, if it has a turn of its own, else
+        after every socket that is readable now was read.
+        """
         if not self.is_turn_scheduled:
             self.is_turn_scheduled = True
-            self.call_soon(self.on_turn)
+            if not self.has_own_turn:
+                self.call_soon(self.on_turn)
         return 0
 
     def turn(self) -> None:
         """The end of an event-loop turn: one write to the broker, one to each connection."""
-        cdef HttpConnection conn
-        cdef list dirty
-        cdef time_t now
-        self.is_turn_scheduled = False
-        self.now_us = monotonic_us()
-        self.now_ms = self.now_us // 1000
-        now = unix_time(NULL)
-        if now != self.tail_second:
-            self.renew_tail(now)
-        if self.waiting.first is not None:
-            pump_waiting(self)
-        if self.groups:
-            pump_groups(self)
-        if self.link is not None:
-            self.link.flush()
-        if self.starved:
-            pump_starved(self)
-        if self.turn_line:
-            pump_turn_line(self)
-        self.dispatched_us = 0
-        if self.dispatch_line:
-            pump_dispatch(self)
-        dirty = self.dirty
-        if dirty:
-            self.dirty = []
-            for conn in dirty:
-                try:
-                    conn.flush()
-                except Exception as error:
-                    # WHY: a defect in one answer must not keep the other connections waiting.
-                    self.report_defect("an answer could not be written", error)
-                    conn.transport.abort()
-            shrink_buffer_to(&self.scratch, 262144)
-        for link in self.links:
-            (<BrokerLink>link).flush()
+        run_turn(self)
 
     cdef int renew_tail(self, time_t now) except -1:
         self.tail_second = now

@@ -120,8 +120,14 @@ cdef class HttpConnection:
         self.ingress.row.add(COUNT_REQUEST_BYTES, <uint64_t>size)
         if self.backlog is not None:
             keep_backlog(self, self.backlog[self.backlog_at:] + data, 0)
-        else:
+        elif not is_read_lone(self.ingress):
             self.feed_slices(data, 0)
+        else:
+            self.ingress.has_own_turn = True
+            try:
+                self.feed_slices(data, 0)
+            finally:
+                end_own_turn(self.ingress)
 
     cdef int feed_slices(self, bytes data, Py_ssize_t at) except -1:
         """Parse `data` from `at` on, piece by piece, as far as this connection may now."""

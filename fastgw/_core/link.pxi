@@ -271,9 +271,21 @@ cdef class BrokerLink:
     # --- reading ----------------------------------------------------------------------------
 
     def data_received(self, bytes data) -> None:
+        self.ingress.now_us = monotonic_us()
+        if self.slots.in_flight() != 1 or self.ingress.is_turn_scheduled:
+            self.feed_ops(data)
+            return
+        # WHY: it can bring but one ack, and nobody gains from waiting for more; see turn.pxi.
+        self.ingress.has_own_turn = True
+        try:
+            self.feed_ops(data)
+        finally:
+            end_own_turn(self.ingress)
+
+    cdef int feed_ops(self, bytes data) except -1:
+        """Act on the whole ops of what was kept and of `data`; keep the rest."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t consumed
-        self.ingress.now_us = monotonic_us()
         if self.inbox.size == 0:
             consumed = self.read_ops(PyBytes_AS_STRING(data), size)
             if consumed < size:
@@ -281,13 +293,14 @@ cdef class BrokerLink:
         else:
             put(&self.inbox, PyBytes_AS_STRING(data), <size_t>size)
             if self.inbox.size < self.needed:
-                return
+                return 0
             consumed = self.read_ops(self.inbox.data, <Py_ssize_t>self.inbox.size)
             self.inbox.size -= <size_t>consumed
             memmove(self.inbox.data, self.inbox.data + consumed, self.inbox.size)
             shrink_buffer(&self.inbox, 65536)
         if self.denials:
             resolve_denials(self)
+        return 0
 
     cdef Py_ssize_t read_ops(self, const char* data, Py_ssize_t size) except -1:
         """Act on every whole op. Returns the bytes consumed; sets `needed` for the rest."""
