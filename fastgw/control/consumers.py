@@ -13,8 +13,6 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import nats.js.errors
-from nats.js import api
 
 from fastgw.control.faults import (
     CONSUMER_EXISTS,
@@ -23,6 +21,7 @@ from fastgw.control.faults import (
     broker_faults,
 )
 from fastgw.errors import ClientFault, UpstreamFault, clip
+from fastgw.nats.library import api, js_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +101,7 @@ class Consumers:
         with broker_faults(f"create consumer {clip(durable)} of stream {stream}"):
             try:
                 info = await self._js.consumer_info(stream, durable)
-            except nats.js.errors.NotFoundError as error:
+            except js_errors.NotFoundError as error:
                 if error.err_code == STREAM_NOT_FOUND:
                     raise ClientFault(
                         "station-unknown", f"the stream {clip(stream)} is gone"
@@ -140,7 +139,7 @@ class Consumers:
         answer = msgspec.json.decode(reply.data, type=dict[str, Any])
         error = answer.get("error")
         if error is not None and error.get("err_code") not in CONSUMER_EXISTS:
-            nats.js.errors.APIError.from_error(error)
+            js_errors.APIError.from_error(error)
         found: api.ConsumerInfo = await self._js.consumer_info(stream, durable)
         return found
 

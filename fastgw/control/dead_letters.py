@@ -17,11 +17,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import nats.js.errors
 
 from fastgw.control.faults import broker_faults
 from fastgw.control.station_config import check_subject, is_covered
 from fastgw.errors import ClientFault, UpstreamFault, clip
+from fastgw.nats.library import js_errors
 
 if TYPE_CHECKING:
     from fastgw.control.station_config import StationRecord
@@ -299,7 +299,7 @@ class DeadLetters:
                 code, text = error.get("err_code"), error.get("description", "")
                 if code in NO_MESSAGE or (code == DELETE_FAILED and "no message" in text):
                     raise _NoMessage
-                nats.js.errors.APIError.from_error(error)
+                js_errors.APIError.from_error(error)
         return answer
 
 

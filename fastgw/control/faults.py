@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-import nats.errors
-import nats.js.errors
-
 from fastgw.errors import ClientFault, Fault, UpstreamFault, clip
+from fastgw.nats.library import js_errors, nats_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,31 +42,31 @@ def broker_faults(doing: str) -> Iterator[None]:
     except Fault:
         raise
     except (
-        nats.errors.NoRespondersError,
-        nats.js.errors.NoStreamResponseError,
-        nats.js.errors.ServiceUnavailableError,
+        nats_errors.NoRespondersError,
+        js_errors.NoStreamResponseError,
+        js_errors.ServiceUnavailableError,
     ) as error:
-        if isinstance(error, nats.js.errors.APIError) and error.err_code in _NO_ROOM:
+        if isinstance(error, js_errors.APIError) and error.err_code in _NO_ROOM:
             raise UpstreamFault("stream-full", f"cannot {doing}: {describe(error)}") from error
         raise UpstreamFault(
             "broker-away", f"cannot {doing}: JetStream does not answer now"
         ) from error
-    except nats.js.errors.APIError as error:
+    except js_errors.APIError as error:
         kind = "stream-full" if error.err_code in _NO_ROOM else "broker-refused"
         raise UpstreamFault(kind, f"cannot {doing}: {describe(error)}") from error
-    except (TimeoutError, nats.errors.TimeoutError) as error:
+    except (TimeoutError, nats_errors.TimeoutError) as error:
         raise UpstreamFault(
             "broker-away", f"cannot {doing}: the broker did not answer in time"
         ) from error
-    except nats.errors.MaxPayloadError as error:
+    except nats_errors.MaxPayloadError as error:
         raise ClientFault(
             "message-too-large", f"cannot {doing}: the record is too large"
         ) from error
-    except (nats.errors.Error, OSError, ValueError) as error:
+    except (nats_errors.Error, OSError, ValueError) as error:
         raise UpstreamFault("broker-away", f"cannot {doing}: {describe(error)}") from error
 
 
 def describe(error: Exception) -> str:
     """Return the broker's own words for an error, clipped."""
-    text = error.description if isinstance(error, nats.js.errors.APIError) else None
+    text = error.description if isinstance(error, js_errors.APIError) else None
     return clip(text or str(error) or type(error).__name__, DESCRIPTION_CHARS_MAX)

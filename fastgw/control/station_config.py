@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, TypedDict, cast
 
 import msgspec
-from nats.js import api
 
 from fastgw.errors import ClientFault, clip
+from fastgw.nats.library import api
 from fastgw.senders.signatures import VerifierConfig, check_verifier
 
 NAME_CHARS_MAX: Final = 128

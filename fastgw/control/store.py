@@ -13,9 +13,6 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final
 
-import nats.js.errors
-from nats.js import api
-
 from fastgw.control.faults import (
     STREAM_NAME_IN_USE,
     STREAM_NOT_FOUND,
@@ -24,6 +21,7 @@ from fastgw.control.faults import (
 )
 from fastgw.control.watch import Watch
 from fastgw.errors import UpstreamFault, clip
+from fastgw.nats.library import api, js_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +109,7 @@ class Store:
             self._check_connected()
             try:
                 message = await self.js.get_msg(STREAM, subject=SUBJECTS + key, direct=False)
-            except nats.js.errors.NotFoundError as error:
+            except js_errors.NotFoundError as error:
                 if error.err_code == STREAM_NOT_FOUND:
                     raise
                 return None
@@ -203,7 +201,7 @@ class Store:
     async def _ensure_bucket(self) -> None:
         try:
             info = await self.js.stream_info(STREAM)
-        except nats.js.errors.NotFoundError:
+        except js_errors.NotFoundError:
             info = await self._create_bucket()
         config = info.config
         if config.subjects != [SUBJECTS + ">"] or config.no_ack:
@@ -227,7 +225,7 @@ class Store:
         )
         try:
             info = await self.js.add_stream(config)
-        except nats.js.errors.APIError as error:
+        except js_errors.APIError as error:
             if error.err_code != STREAM_NAME_IN_USE:
                 raise
             # Another gateway made it a moment ago, with settings of its own.
@@ -240,7 +238,7 @@ class Store:
             self._check_connected()
             try:
                 ack = await self.js.publish(SUBJECTS + key, value, headers=headers or None)
-            except nats.js.errors.APIError as error:
+            except js_errors.APIError as error:
                 if error.err_code not in WRONG_LAST_SEQUENCE:
                     raise
                 raise Conflict(key) from error

@@ -13,8 +13,6 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import nats.errors
-import nats.js.errors
 
 from fastgw.control.faults import STREAM_NAME_IN_USE, SUBJECTS_OVERLAP, broker_faults
 from fastgw.control.station_config import (
@@ -25,6 +23,7 @@ from fastgw.control.station_config import (
     stream_name,
 )
 from fastgw.errors import ClientFault, UpstreamFault, clip
+from fastgw.nats.library import js_errors, nats_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +72,7 @@ class Streams:
         with broker_faults(f"create stream {config.name}"):
             try:
                 info = await self._js.add_stream(config)
-            except nats.js.errors.APIError as error:
+            except js_errors.APIError as error:
                 if error.err_code == SUBJECTS_OVERLAP:
                     raise await self._overlap_fault(name) from error
                 if error.err_code != STREAM_NAME_IN_USE:
@@ -106,7 +105,7 @@ class Streams:
         """Delete a stream with its messages; one that is gone is deleted."""
         with (
             broker_faults(f"delete stream {stream}"),
-            contextlib.suppress(nats.js.errors.NotFoundError),
+            contextlib.suppress(js_errors.NotFoundError),
         ):
             await self._js.delete_stream(stream)
 
@@ -146,7 +145,7 @@ class Streams:
         with broker_faults(f"read stream {clip(stream)}"):
             try:
                 config = (await self._js.stream_info(stream)).config
-            except (nats.js.errors.NotFoundError, ValueError) as error:
+            except (js_errors.NotFoundError, ValueError) as error:
                 raise ClientFault("bad-station", f"there is no stream {clip(stream)}") from error
         if config.no_ack:
             raise ClientFault(
@@ -220,15 +219,15 @@ class Streams:
         )
         answer = msgspec.json.decode(reply.data, type=dict[str, Any])
         if "error" in answer:
-            nats.js.errors.APIError.from_error(answer["error"])
+            js_errors.APIError.from_error(answer["error"])
         return answer
 
     async def _overlap_fault(self, name: str) -> ClientFault:
         other = ""
-        with contextlib.suppress(nats.errors.Error, OSError):
+        with contextlib.suppress(nats_errors.Error, OSError):
             other = await self._js.find_stream_name_by_subject(name)
         if not other:
-            with contextlib.suppress(nats.errors.Error, OSError):
+            with contextlib.suppress(nats_errors.Error, OSError):
                 other = await self._js.find_stream_name_by_subject(f"{name}.>")
         return ClientFault(
             "bad-station",

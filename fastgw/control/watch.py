@@ -15,9 +15,9 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import nats.js.errors
 
 from fastgw.errors import Fault
+from fastgw.nats.library import js_errors, nats_errors
 from fastgw.nats.quiet import QuietLog
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class _Reader:
         reply = await nc.request(subject, body, timeout=REQUEST_TIMEOUT_S)
         answer: dict[str, Any] = msgspec.json.decode(reply.data)
         if "error" in answer:
-            nats.js.errors.APIError.from_error(answer["error"])
+            js_errors.APIError.from_error(answer["error"])
         # WHY both: the first message may be delivered before this answer, the count is from before.
         if answer.get("num_pending", 0) == 0 and self.delivered == 0:
             self.finish()
@@ -117,7 +117,7 @@ class _Reader:
         if self.subscription is not None and not self.watch.nc.is_closed:
             try:
                 await self.subscription.unsubscribe()
-            except (nats.errors.Error, OSError) as error:
+            except (nats_errors.Error, OSError) as error:
                 log.debug("unsubscribing a watch: %s", error)
 
 
@@ -154,7 +154,7 @@ class Watch:
         """Read everything once, then keep watching.
 
         Raises:
-            nats.errors.Error, TimeoutError: the first reading failed; nothing runs then.
+            nats_errors.Error, TimeoutError: the first reading failed; nothing runs then.
         """
         self.nc.on_reconnect.append(self._on_reconnect)
         try:
@@ -204,7 +204,7 @@ class Watch:
             try:
                 await self._read_anew()
                 self._quiet.reset()
-            except (nats.errors.Error, Fault, OSError, ValueError) as error:
+            except (nats_errors.Error, Fault, OSError, ValueError) as error:
                 text = str(error) or type(error).__name__
                 self._quiet.warning(f"watching {self.prefix}* is interrupted: {text}")
                 await asyncio.sleep(RETRY_S)
@@ -246,4 +246,4 @@ async def _first(read: asyncio.Future[None], broken: asyncio.Event) -> None:
     finally:
         waiter.cancel()
     if not read.done():
-        raise nats.errors.Error("the consumer broke while it read")
+        raise nats_errors.Error("the consumer broke while it read")

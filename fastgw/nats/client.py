@@ -19,12 +19,10 @@ import random
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
-from nats import errors
-from nats.aio.client import Client, Server, Srv
-
 from fastgw.errors import UpstreamFault, clip
 from fastgw.nats import tls
 from fastgw.nats.credentials import Credentials, CredentialsError, UserInfo, build_connect
+from fastgw.nats.library import Client, Server, Srv, nats_errors
 from fastgw.nats.quiet import QuietLog
 from fastgw.nats.reasons import os_reason
 from fastgw.nats.servers import Backoff, parse_server
@@ -78,7 +76,7 @@ class ControlClient(Client):
         """Go to another server, if this connection is with the one at `label`."""
         if self.is_connected and self._where() == label:
             self._avoided = label
-            await self._process_op_err(errors.StaleConnectionError())
+            await self._process_op_err(nats_errors.StaleConnectionError())
 
     async def open(self, timeout_s: float) -> None:
         """Connect, or raise UpstreamFault("broker-away") after `timeout_s` seconds at most."""
@@ -139,7 +137,7 @@ class ControlClient(Client):
         try:
             return tls.build_context(self._settings)
         except tls.TlsError as error:
-            raise errors.Error(str(error)) from error
+            raise nats_errors.Error(str(error)) from error
 
     async def _connect_to_server(self, s: Srv) -> None:
         """Close what an unfinished handshake left open (nats-py only forgets it), then dial."""
@@ -159,7 +157,7 @@ class ControlClient(Client):
             return build_connect(self._identity, self._server_info, userinfo, self._label_name)
         except CredentialsError as error:
             # WHY: nats-py's dial loop survives its own errors only.
-            raise errors.Error(str(error)) from error
+            raise nats_errors.Error(str(error)) from error
 
     def _configured_userinfo(self) -> UserInfo | None:
         """Return whom a discovered server takes us for: the user of the first URL that has one."""
@@ -177,12 +175,12 @@ class ControlClient(Client):
             try:
                 info["tls_required"] = tls.is_used(self._settings, server, info)
             except tls.TlsError as error:
-                raise errors.Error(str(error)) from error
+                raise nats_errors.Error(str(error)) from error
         await super()._process_info(info, initial_connection)
 
     async def _process_err(self, err_msg: str) -> None:
         """Dial again after an -ERR that ends the connection (nats-py closes for ever)."""
-        error = errors.Error(f"nats: {err_msg.strip(chr(39))}")
+        error = nats_errors.Error(f"nats: {err_msg.strip(chr(39))}")
         if "permissions violation" in err_msg.lower():
             await self._on_error(error)
             return

@@ -1,0 +1,50 @@
+"""What one worker loads before its first request: each library that it need not have costs all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+IMPORT_S_MAX: Final = 60.0
+
+
+def run_python(code: str, *folders: Path) -> list[str]:
+    """Run `code` in an interpreter of its own and return the words that it printed."""
+    path = os.pathsep.join(map(str, [*folders, ROOT]))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_S_MAX,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.fixture
+def aiohttp(tmp_path: Path) -> Path:
+    """Make a folder whose aiohttp tells that it was loaded, whether or not there is a real one."""
+    (tmp_path / "aiohttp.py").write_text("print('aiohttp')")
+    (tmp_path / "multidict.py").write_text("print('multidict')")
+    return tmp_path
+
+
+def test_imports_an_installed_aiohttp_is_not_loaded_for_the_broker(aiohttp: Path) -> None:
+    assert run_python("import fastgw.server", aiohttp) == []
+
+
+def test_imports_aiohttp_is_there_for_whoever_asks_for_it_later(aiohttp: Path) -> None:
+    assert run_python("import fastgw.server, aiohttp", aiohttp) == ["aiohttp"]
+
+
+def test_imports_aiohttp_that_was_there_before_stays(aiohttp: Path) -> None:
+    code = "import aiohttp as one, fastgw.server, aiohttp as two; print(one is two)"
+    assert run_python(code, aiohttp) == ["aiohttp", "multidict", "True"]
