@@ -3,21 +3,23 @@
 What enters: arguments, the environment, a password from the prompt or standard input.
 What leaves: text or JSON on standard output, one line on standard error when something is wrong,
 and an exit code: 0 done, 1 it could not be done now, 2 wrong usage or configuration.
-Each command lives in a module of its own. No command takes a password or secret as an argument,
-where other users of the machine could read it, and none shows a traceback unless `--debug` asks
-for it.
+Each command lives in a module of its own, which is loaded when it is asked for: a gateway need not
+load the others before it serves, nor keep them. No command takes a password or secret as an
+argument, where other users of the machine could read it, and none shows a traceback unless
+`--debug` asks for it.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections import UserDict
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from fastgw import __version__
-from fastgw.cli import bench, config, key, schema, secret, serve, station, user
 from fastgw.cli._common import State, debug_option, describe_failure
 
 EXIT_OK: Final = 0
@@ -25,7 +27,24 @@ EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+NAMES: Final = ("bench", "config", "key", "schema", "secret", "serve", "station", "user")
+"""Of the commands; each is also the name of its module."""
+
+
+class Commands(UserDict[str, Any]):
+    """The commands by name, each loaded when it is looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a command; raise KeyError when there is none."""
+        if self.data[name] is None:
+            self.data[name] = importlib.import_module(f"fastgw.cli.{name}").command
+        return self.data[name]
+
+
+@click.group(
+    commands=Commands(dict.fromkeys(NAMES)),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, "-V", "--version", message="fastgw %(version)s")
 @debug_option
 def cli() -> None:
@@ -33,10 +52,6 @@ def cli() -> None:
 
     `fastgw serve` needs nothing else: it brings its own broker and prints commands to try.
     """
-
-
-for module in (serve, user, key, secret, station, schema, bench, config):
-    cli.add_command(module.command)
 
 
 def run(args: Sequence[str]) -> int:

@@ -17,8 +17,6 @@ from typing import Any, Final, TypeVar
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from fastgw.config import ConfigError, Loaded, load
 from fastgw.errors import Fault, clip
@@ -162,6 +160,10 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], empty: s
     if not lines:
         click.echo(empty)
         return
+    # WHY here: it takes as long to load as click does, and `fastgw serve` prints no table.
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     for heading in headings:
         table.add_column(heading, overflow="fold")

@@ -48,3 +48,15 @@ def test_imports_aiohttp_is_there_for_whoever_asks_for_it_later(aiohttp: Path) -
 def test_imports_aiohttp_that_was_there_before_stays(aiohttp: Path) -> None:
     code = "import aiohttp as one, fastgw.server, aiohttp as two; print(one is two)"
     assert run_python(code, aiohttp) == ["aiohttp", "multidict", "True"]
+
+
+UNNEEDED: Final = {
+    "rich": "tables of other commands",
+    "fastgw.cli.bench": "other commands",
+    "fastgw.cli.station": "other commands",
+}
+
+
+def test_imports_a_worker_loads_nothing_that_it_may_never_need() -> None:
+    loaded = run_python("import sys, fastgw.cli.serve, fastgw.server; print(*sys.modules)")
+    assert {name: UNNEEDED[name] for name in UNNEEDED.keys() & loaded} == {}
