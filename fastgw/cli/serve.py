@@ -7,6 +7,7 @@ What enters: flags, each standing for one key of the configuration. What leaves:
 from __future__ import annotations
 
 import functools
+import gc
 import os
 
 import click
@@ -57,6 +58,11 @@ def command(
     }
     read = functools.partial(load, config_path, os.environ, flags)
     loaded = read()
+    # WHY: what modules make stays. The collector would look through all of it with every few that
+    # are loaded, and in each worker once more, where a look alone makes a copy of shared memory.
+    gc.disable()
     from fastgw.server import serve
 
+    gc.freeze()
+    gc.enable()
     return serve(loaded, read)

@@ -60,3 +60,12 @@ UNNEEDED: Final = {
 def test_imports_a_worker_loads_nothing_that_it_may_never_need() -> None:
     loaded = run_python("import sys, fastgw.cli.serve, fastgw.server; print(*sys.modules)")
     assert {name: UNNEEDED[name] for name in UNNEEDED.keys() & loaded} == {}
+
+
+def test_imports_are_left_out_of_the_collections_to_come() -> None:
+    code = (
+        "import gc, fastgw.cli, fastgw.server as server\n"
+        "server.serve = lambda *_: print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n"
+        "fastgw.cli.run(['serve'])"
+    )
+    assert run_python(code) == ["True", "True"]
