@@ -2,7 +2,7 @@
 
 What enters: the text of a token. What leaves: `OutsideClaims` of a token that a configured issuer
 signed with a key of its set, for this gateway's audience and for now; else a `TokenError`.
-Called by the handlers, on a miss of the token cache only; `parse_token` also guards our own tokens.
+Called by the handlers, on a miss of the token cache only.
 A token must never choose how it is checked: it names a key and an algorithm, and both must be what
 the issuer's configuration and key set say. Keys that it brings along or points to do not matter.
 """
@@ -10,17 +10,12 @@ the issuer's configuration and key set say. Keys that it brings along or points 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from fastgw.control.jwks import KID_CHARS_MAX, Key, KeySource
-from fastgw.control.tokens import TokenError
+from fastgw.control.jws import ParsedToken, TokenError, parse_token
 from fastgw.control.users import GLOB_CHARS_MAX, STATIONS_MAX
 from fastgw.errors import UpstreamFault
 
@@ -28,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from fastgw.config_types import IssuerConfig
+    from fastgw.control.jwks import Key, KeySource
 
-TOKEN_CHARS_MAX: Final = 8192
-"""LIMIT: outside tokens list groups and roles; half of the default head of a request."""
+__all__ = ["Issuers", "OutsideClaims", "Permission", "find_claim", "parse_token"]
 
 NUMBER_MAX: Final = 2**53
 """LIMIT: the times of a token are numbers that every JSON reader reads alike."""
@@ -38,13 +33,6 @@ NUMBER_MAX: Final = 2**53
 NAME_CHARS_MAX: Final = 256
 WAITING_COUNT_MAX: Final = 256
 """LIMIT: requests that wait for one reading of a key set; more are told to come again."""
-
-# SOURCE: RFC 7515 §4.1.11, RFC 7797 §7, RFC 7519 §5.2: these change what the signature is over,
-# or what the payload is; none is served, so none may be there.
-_REFUSED_HEADERS: Final = frozenset({"crit", "b64", "cty", "zip", "enc"})
-# SOURCE: RFC 8725 §3.11: tokens for another purpose say so here ("logout+jwt", "dpop+jwt").
-_TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt", "application/jwt"})
-_FORM: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
 
 Permission = Literal["produce", "consume", "admin"]
 
@@ -64,43 +52,6 @@ class OutsideClaims(msgspec.Struct, frozen=True):
     maps: Literal["claims", "user"]
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedToken:
-    """A token whose form is right; nothing that it says is proved yet."""
-
-    header: dict[str, Any]
-    payload: dict[str, Any]
-    signed: bytes
-    signature: bytes
-
-
-def parse_token(text: str, chars_max: int = TOKEN_CHARS_MAX) -> ParsedToken:
-    """Read a token's form, so strictly that each token has exactly one text.
-
-    Raises:
-        TokenError: not three canonical parts, a header that changes the rules, JSON with a name
-            twice, or longer than `chars_max`.
-    """
-    if len(text) > chars_max:
-        raise TokenError(f"a token of {len(text)} characters exceeds {chars_max}")
-    found = _FORM.fullmatch(text)
-    if found is None:
-        raise TokenError("the token has not three parts of base64url")
-    header = _parse_object(_decode(found[1]))
-    kid = header.get("kid", "")
-    if not isinstance(kid, str) or len(kid) > KID_CHARS_MAX:
-        raise TokenError(f"the token's kid is no text of at most {KID_CHARS_MAX} characters")
-    if not isinstance(header.get("alg"), str):
-        raise TokenError("the token names no algorithm")
-    kind = header.get("typ", "JWT")
-    if not isinstance(kind, str) or kind.lower() not in _TYPES:
-        raise TokenError("the token is of another type")
-    if _REFUSED_HEADERS & header.keys():
-        raise TokenError("the token's header asks for what is not served")
-    signed = text[: found.end(2)].encode()
-    return ParsedToken(header, _parse_object(_decode(found[2])), signed, _decode(found[3]))
-
-
 class Issuers:
     """All configured issuers.
 
@@ -114,6 +65,11 @@ class Issuers:
         self, configs: Sequence[IssuerConfig], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._issuers: Final[dict[str, list[_Issuer]]] = {}
+        if not configs:
+            return
+        # WHY here: the library for keys of others is a tenth of a start, and 8 MB.
+        from fastgw.control.jwks import KeySource
+
         for config in configs:
             issuer = _Issuer(config, KeySource(config, clock=clock))
             self._issuers.setdefault(config.issuer, []).append(issuer)
@@ -278,38 +234,3 @@ def _number(payload: dict[str, Any], name: str) -> float:
 def _text(value: object) -> str:
     """Return a text as it is, and anything else as one that names nobody."""
     return value if isinstance(value, str) else ""
-
-
-def _decode(part: str) -> bytes:
-    """Decode base64url without padding; the bits behind the last byte must be zero."""
-    try:
-        data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-    except ValueError as error:
-        raise TokenError("a part of the token is not base64url") from error
-    if base64.urlsafe_b64encode(data).rstrip(b"=") != part.encode():
-        raise TokenError("a part of the token is not canonical base64url")
-    return data
-
-
-def _parse_object(data: bytes) -> dict[str, Any]:
-    try:
-        whole = json.loads(
-            data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
-    except (ValueError, RecursionError) as error:
-        raise TokenError("a part of the token is not JSON") from error
-    if not isinstance(whole, dict):
-        raise TokenError("a part of the token is no JSON object")
-    return whole
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; a name twice could be read as one thing here and another elsewhere."""
-    whole = dict(pairs)
-    if len(whole) != len(pairs):
-        raise ValueError("a name twice")
-    return whole
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import jwt
 
 from fastgw.config_types import is_loopback
+from fastgw.control.jws import KID_CHARS_MAX
 from fastgw.errors import clip
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ ANSWER_BYTES_MAX: Final = 1024 * 1024
 """LIMIT: the largest sets that are published hold some tens of keys of about 2 KiB."""
 
 KEYS_COUNT_MAX: Final = 256
-KID_CHARS_MAX: Final = 256
 REDIRECTS_COUNT_MAX: Final = 3
 
 RSA_BITS_MIN: Final = 2048

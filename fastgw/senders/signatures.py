@@ -18,13 +18,13 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fastgw.errors import ClientFault, clip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 SECRETS_MAX: Final = 8
 """LIMIT: a rotation needs two; each one costs an HMAC over the whole body per request."""
@@ -258,11 +258,8 @@ class _WebhookVerifier:
     def __init__(self, config: VerifierConfig) -> None:
         shared = [_webhook_key(text) for text in config.secrets if not _is_public(text)]
         self._keys = _Keys(shared, "sha256")
-        self._public = [
-            Ed25519PublicKey.from_public_bytes(_webhook_public_key(text))
-            for text in config.secrets
-            if _is_public(text)
-        ]
+        public = [_webhook_public_key(text) for text in config.secrets if _is_public(text)]
+        self._public = [_load_public(raw) for raw in public]
         own_first = (self._OPEN, self._SVIX)
         self._names = own_first if config.preset == "standard-webhooks" else own_first[::-1]
         self._tolerance_s = config.tolerance_s
@@ -285,6 +282,8 @@ class _WebhookVerifier:
             raise _refused(f"no signature in {_show(names[2])} matches")
 
     def _any_public(self, signatures: Sequence[bytes], message: bytes) -> bool:
+        from cryptography.exceptions import InvalidSignature
+
         is_right = False
         for key in self._public:
             for signature in signatures:
@@ -294,6 +293,13 @@ class _WebhookVerifier:
                     continue
                 is_right = True
         return is_right
+
+
+def _load_public(raw: bytes) -> Ed25519PublicKey:
+    # WHY here: the library is 30 ms of a start and 6 MB, and few stations have such a key.
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    return Ed25519PublicKey.from_public_bytes(raw)
 
 
 class _Keys:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import jwt
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastgw.config_types import AuthConfig
 from fastgw.control.secrets import SIGNS_AFTER_S, Secrets, SecretSet, SigningSecret
@@ -176,6 +181,40 @@ def test_configured_secret_that_is_public_by_its_nature_refused() -> None:
     pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----"
     with pytest.raises(InternalError, match=r"auth.jwt_secret cannot sign"):
         Secrets(None, AuthConfig(jwt_secret=pem, refresh_jwt_secret="r" * 32))
+
+
+PUBLIC: Final = Ed25519PrivateKey.from_private_bytes(b"s" * 32).public_key()
+PUBLIC_TEXTS: Final = {
+    "pem": PUBLIC.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+    "der": PUBLIC.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    "ssh": PUBLIC.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH),
+    "ecdsa": b"ecdsa-sha2-nistp256 " + b"A" * 32,
+    "jwk": b'{"kty":"OKP","crv":"Ed25519","x":"AAAA"}',
+    "jwk of 16 bits": '{"kty":"OKP","crv":"Ed25519","x":"AAAA"}'.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("raw", PUBLIC_TEXTS.values(), ids=PUBLIC_TEXTS.keys())
+def test_stored_secret_that_is_public_by_its_nature_does_not_count(raw: bytes) -> None:
+    stored = Stored()
+    stored.deliver(secret("k1", raw=raw))
+    assert stored.secrets.find("access", "k1") == ()
+
+
+PIECES: Final = st.sampled_from([*PUBLIC_TEXTS.values(), b"0", b"{", b'"', b"BEGIN", b" ", b"\n"])
+
+
+@given(st.lists(PIECES | st.binary(max_size=40), min_size=1, max_size=4).map(b"".join))
+def test_secrets_that_count_are_those_that_pyjwt_takes(raw: bytes) -> None:
+    raw = raw.ljust(32, b"s")
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(raw)
+        is_taken = True
+    except jwt.InvalidKeyError:
+        is_taken = False
+    stored = Stored()
+    stored.deliver(secret("k1", raw=raw))
+    assert bool(stored.secrets.find("access", "k1")) == is_taken
 
 
 def test_configured_old_secrets_alone_count_for_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -109,6 +109,13 @@ def test_verify_token_issued_by_a_clock_ahead_of_ours() -> None:
         tokens().verify(signed(claims(iat=now + CLOCK_SKEW_S_MAX + 5)))
 
 
+def test_verify_token_of_a_memphis_gateway_that_counts_later_refused() -> None:
+    now = int(time.time())
+    assert tokens().verify(signed(claims(nbf=now - 1))).sub == "ada"
+    with pytest.raises(TokenError, match="not valid yet"):
+        tokens().verify(signed(claims(nbf=now + 60)))
+
+
 @pytest.mark.parametrize("missing", ["sub", "acc", "ep", "exp", "iat", "jti", "use"])
 def test_verify_token_without_a_claim_refused(missing: str) -> None:
     payload = claims()
