@@ -115,34 +115,19 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
             yield key, mask(key, value_of(self.config, key)), origin
 
 
-def _key_types() -> dict[str, inspect.Type]:
-    """Return each dotted key with its type, the top level first."""
-    types: dict[str, inspect.Type] = {}
-    top = inspect.type_info(Config)
-    assert isinstance(top, inspect.StructType)
-    for field in top.fields:
-        if isinstance(field.type, inspect.StructType):
-            for leaf in field.type.fields:
+def _key_types() -> dict[str, Any]:
+    """Return each dotted key with its annotation, the top level first."""
+    types: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Config):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            for leaf in msgspec.structs.fields(field.type):
                 types[f"{field.name}.{leaf.name}"] = leaf.type
         else:
             types[field.name] = field.type
     return types
 
 
-def _hints() -> dict[str, Any]:
-    """Return each dotted key with its annotation, for conversion one value at a time."""
-    hints: dict[str, Any] = {}
-    for field in msgspec.structs.fields(Config):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            for leaf in msgspec.structs.fields(field.type):
-                hints[f"{field.name}.{leaf.name}"] = leaf.type
-        else:
-            hints[field.name] = field.type
-    return hints
-
-
 TYPES: Final = _key_types()
-HINTS: Final = _hints()
 TABLES: Final = frozenset(key.partition(".")[0] for key in TYPES if "." in key)
 _ENV_KEYS: Final = {ENV_PREFIX + key.upper().replace(".", "_"): key for key in TYPES}
 
@@ -301,7 +286,8 @@ def _env_names(env: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[st
 
 def _convert(key: str, value: object, origin: str, *, is_text: bool) -> object:
     """Return `value` as the key's type; `is_text` reads numbers and lists out of a string."""
-    kind = TYPES[key]
+    # WHY only of what was set: a look into all of them takes as long as loading this module.
+    kind = inspect.type_info(TYPES[key])
     if origin == "env HTTP_PORT":
         # WHY: Memphis has no host; the default's host depends on the broker, known only later.
         return _convert_port(value, origin)
@@ -312,7 +298,7 @@ def _convert(key: str, value: object, origin: str, *, is_text: bool) -> object:
             value = [part.strip() for part in value.split(",") if part.strip()]
     strict = not is_text or isinstance(kind, inspect.StrType) or _is_optional_text(kind)
     try:
-        converted: object = msgspec.convert(value, HINTS[key], strict=strict)
+        converted: object = msgspec.convert(value, TYPES[key], strict=strict)
     except msgspec.ValidationError as error:
         if _is_tables(kind) and isinstance(value, list):
             raise ConfigError(f"{origin}: {key}: {clip(_place(error), 200)}") from error

@@ -19,6 +19,10 @@ AGAIN_S: Final = 0.5
 """A second signal to end counts only this much later. WHY: a terminal and whoever runs in it may
 each send one for a single Ctrl-C."""
 
+READY_S_MAX: Final = 60.0
+"""LIMIT: for the start of a worker that is to replace one which serves; its waits for the broker
+are shorter, but thousands of schemas are compiled too."""
+
 FORCED: Final = 128
 """Added to the number of the signal that ended us by force, as a shell does."""
 

@@ -26,13 +26,10 @@ from fastgw.door.sockets import WorkerSockets
 from fastgw.door.tls import find_loose_keys
 from fastgw.errors import Fault
 from fastgw.nats.credentials import CredentialsError
-from fastgw.nats.embedded import EmbeddedBroker
 from fastgw.nats.folder import EmbeddedError
 from fastgw.observe import Board
 from fastgw.reload import Plan, Reloader
-from fastgw.schema.graphql_pool import close_pool
 from fastgw.shift import Worker
-from fastgw.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
 
     from fastgw.config import Config, Loaded
     from fastgw.door.listeners import Bound
+    from fastgw.nats.embedded import EmbeddedBroker
 
 log: Final = logging.getLogger("fastgw.server")
 
@@ -74,6 +72,8 @@ def serve(loaded: Loaded, read: Callable[[], Loaded] | None = None) -> int:
     try:
         bounds = bind_all(config)
         if config.embedded:
+            from fastgw.nats.embedded import EmbeddedBroker
+
             broker = EmbeddedBroker.start(config.data, config.nats)
         nats = config.nats if broker is None else broker.address.apply(config.nats)
         plan = Plan(config, nats, tuple(bound.certificates for bound in bounds))
@@ -85,6 +85,9 @@ def serve(loaded: Loaded, read: Callable[[], Loaded] | None = None) -> int:
                 return _run(worker.work())
             finally:
                 bounds = worker.bounds
+        # WHY here, as the broker above: one worker beside a running broker needs neither.
+        from fastgw.supervisor import Supervisor
+
         crew = ForkedCrew(bounds, reloader, board)
         return Supervisor(config.workers_count, crew, plan, broker).run()
     except (EmbeddedError, CredentialsError, ListenError, OSError) as error:
@@ -120,6 +123,9 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
     except Fault as fault:
         return _fail(fault.text)
     finally:
+        # WHY here: few have GraphQL, and where nobody had, this is the end of the process anyway.
+        from fastgw.schema.graphql_pool import close_pool
+
         close_pool()
 
 

@@ -17,13 +17,12 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fastgw.crew import AGAIN_S, BEAT_S, FORCED, Terminal, Voice
+from fastgw.crew import AGAIN_S, BEAT_S, FORCED, READY_S_MAX, Terminal, Voice
 from fastgw.door.listeners import Listeners
 from fastgw.errors import Fault
 from fastgw.gateway import Gateway
 from fastgw.nats.credentials import CredentialsError
 from fastgw.nats.folder import EmbeddedError
-from fastgw.supervisor import READY_S_MAX
 from fastgw.welcome import make_admin, say_ready, wait_admin
 
 if TYPE_CHECKING:

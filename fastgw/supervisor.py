@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, NoReturn
 
-from fastgw.crew import AGAIN_S, FORCED, Crew, P, Terminal, Times, Voice
+from fastgw.crew import AGAIN_S, FORCED, READY_S_MAX, Crew, P, Terminal, Times, Voice
 from fastgw.nats.binary import die_with_parent
 from fastgw.nats.folder import EmbeddedError
 
@@ -37,10 +37,6 @@ RESPAWN_WAIT_S_MAX: Final = 10.0
 
 STEADY_S: Final = 5.0
 """A worker that lived this long did not die at once; the pause begins at the minimum again."""
-
-READY_S_MAX: Final = 60.0
-"""LIMIT: for the start of a worker that is to replace one which serves; its waits for the broker
-are shorter, but thousands of schemas are compiled too."""
 
 ROLL_TRIES_MAX: Final = 3
 """LIMIT: how often a replacement that fails is tried before the old workers are left in place."""

@@ -1,7 +1,7 @@
 """The contract as a document, and as a page that shows it and lets a person try it.
 
 What enters: GET requests of people and tools, without credentials. What leaves: two bodies that are
-built once. Called by `gateway`.
+built once, the document by its first reader. Called by `gateway`.
 The page must never load anything from elsewhere nor run a script that is not its own: its
 Content-Security-Policy names its one script and style by their hashes.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fastgw.handlers import encode_json
-from fastgw.handlers.openapi import build_document
 
 if TYPE_CHECKING:
     from fastgw.config import Config
@@ -36,8 +36,7 @@ class Docs:
     """
 
     def __init__(self, config: Config) -> None:
-        self._document = encode_json(build_document(config))
-        self._document_tag = entity_tag(self._document)
+        self._config = config
         self._page = PAGE.read_bytes()
         self._page_tag = entity_tag(self._page)
         self._page_headers = (
@@ -47,11 +46,21 @@ class Docs:
 
     def openapi(self, request: Request) -> None:
         """Answer `GET /openapi.json`."""
-        _answer(request, self._document, self._document_tag, JSON_TYPE, ())
+        document, tag = self._document
+        _answer(request, document, tag, JSON_TYPE, ())
 
     def page(self, request: Request) -> None:
         """Answer `GET /docs`."""
         _answer(request, self._page, self._page_tag, HTML_TYPE, self._page_headers)
+
+    @cached_property
+    def _document(self) -> tuple[bytes, bytes]:
+        """The document and its entity tag."""
+        # WHY here: it takes some 15 ms, which a start need not wait for; few gateways are asked.
+        from fastgw.handlers.openapi import build_document
+
+        body = encode_json(build_document(self._config))
+        return body, entity_tag(body)
 
 
 def entity_tag(body: bytes) -> bytes:

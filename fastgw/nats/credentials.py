@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
-import nkeys
 
 from fastgw import __version__
 from fastgw.errors import clip
@@ -154,6 +153,10 @@ def _read_creds(path: str) -> tuple[str, bytearray]:
 
 
 def _sign(seed: bytearray, nonce: str | None, path: str) -> tuple[str, str]:
+    # WHY here: it brings libsodium, and few brokers ask for a signature. Where a key file is
+    # configured it is loaded before the first dial, which is when the file is checked.
+    import nkeys
+
     if nonce is None:
         raise CredentialsError("the broker asks for no signature: it has no nkey or JWT users")
     try:

@@ -55,6 +55,11 @@ UNNEEDED: Final = {
     "cryptography": "tokens of outside issuers, and what is signed with Ed25519",
     "jwt": "tokens of outside issuers",
     "fastgw.control.jwks": "tokens of outside issuers",
+    "nkeys": "brokers that ask for a signature",
+    "fastgw.handlers.openapi": "readers of the contract",
+    "fastgw.nats.embedded": "a broker of our own",
+    "fastgw.schema.graphql_pool": "GraphQL",
+    "fastgw.supervisor": "several workers",
     "fastgw.cli.bench": "other commands",
     "fastgw.cli.station": "other commands",
 }
