@@ -116,7 +116,6 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._client = await open_control(self._nats)
         self._store = await Store.open(self._client, self._nats.replicas)
-        tokens = await Tokens.open(self._store, self.config.auth)
         self.users = Users(self._store)
         self.keys = Keys(self._store)
         self._issuers = Issuers(self.config.issuers)
@@ -148,26 +147,31 @@ class Gateway:
             self.ingress.allow_anonymous(anonymous, any_host=self.config.auth.insecure)
         self.users.on_change(self.ingress.forget_user)
         self.keys.on_change(lambda name: self.ingress.forget_user("key:" + name))
-        tokens.secrets.on_removal(self.ingress.forget_everyone)
         self._issuers.on_removal(self.ingress.forget_everyone)
         self._station_table = StationTable(self.ingress, self.schemas)
         self._refusals = Refusals(self.ingress, self._station_table)
         self.stations.on_change(self._station_table.put)
+        self._data_plane = DataPlane(
+            loop, self._nats, self.ingress.make_link, self._on_live, lambda: None, self._on_barren
+        )
+        # WHY all at once: a broker that is far away is waited for a few times then, not fifteen.
+        self._data_plane.start()
+        tokens, *_ = await asyncio.gather(
+            Tokens.open(self._store, self.config.auth),
+            self.users.start(),
+            self.keys.start(),
+            self._issuers.start(),
+            self.schemas.start(),
+        )
+        tokens.secrets.on_removal(self.ingress.forget_everyone)
         self._auth = Auth(self.config, self.users, self.keys, tokens, self._issuers)
         access = AdminAccess(self.users, self.keys, tokens.secrets)
         self._admin = Routes([*Admin(self.stations, self.schemas).routes(), *access.routes()])
         self._consume = Consume(self.config, self.stations, self.ingress)
         self._table = self._build_table(Monitoring(self.find_trouble))
-        await self.users.start()
-        await self.keys.start()
-        await self._issuers.start()
-        await self.schemas.start()
+        # WHY now: a station's schema is looked up among those that were read.
         await self.stations.start()
         await self._station_table.settle()
-        self._data_plane = DataPlane(
-            loop, self._nats, self.ingress.make_link, self._on_live, lambda: None, self._on_barren
-        )
-        self._data_plane.start()
         self._sweep()
         self._board.begin(self._row)
         self._beat()

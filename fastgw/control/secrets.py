@@ -11,6 +11,7 @@ token must never choose it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -204,12 +205,14 @@ class Secrets:
         """
         if self._mirror is None:
             return
+        mirror = self._mirror
+        await asyncio.gather(*(self._ensure(use) for use in self._stored_uses))
+        await mirror.start()
+        # WHY: what another gateway stored a moment ago may not have been delivered here yet.
+        await asyncio.gather(
+            *(mirror.modify(use, lambda record: record) for use in self._stored_uses)
+        )
         for use in self._stored_uses:
-            await self._ensure(use)
-        await self._mirror.start()
-        for use in self._stored_uses:
-            # WHY: what another gateway stored a moment ago may not have been delivered here yet.
-            await self._mirror.modify(use, lambda record: record)
             algorithm = self.find_signer(use).algorithm
             if algorithm != self._config.algorithm:
                 log.info(
