@@ -90,20 +90,6 @@ def first_line(argv: list[str]) -> str:
     return lines[0].strip() if lines else "unknown"
 
 
-def find_passengers() -> list[str]:
-    """Say which packages the gateway loads here that a user's installation would not have.
-
-    WHY: nats-py imports aiohttp for websockets wherever it is installed, as for the peers here.
-    """
-    version = find_version("aiohttp")
-    if version is None:
-        return []
-    return [
-        f"aiohttp {version} is installed for the peers, and nats-py loads it wherever it is: the "
-        "gateway's start and memory include it, as those of a user's installation would not"
-    ]
-
-
 def read_versions(distributions: Iterable[str]) -> dict[str, str]:
     """Read the versions of everything that has a part in the figures."""
     server = find_nats_server()

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.load.pace import Pace
-from benchmarks.needs import find_passengers
 from benchmarks.proc import measure_memory
 from benchmarks.report import Findings, SuiteOptions, Table
 from benchmarks.scene import EVERYWHERE, Scene
@@ -54,7 +53,6 @@ def run_memory(scene: Scene, options: SuiteOptions) -> Findings:
         *_measure_others(scene, found, options.subjects),
     ]
     found.tables += [Table("One worker, idle", ["when", "RSS"], rows), crowds]
-    found.notes += find_passengers()
     found.verdicts.append(judge("P9.worker", idle_mb))
     found.verdicts.append(judge("P9.connection", found.figures.get("connection.bytes")))
     return found

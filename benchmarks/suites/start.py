@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from benchmarks.needs import find_passengers
 from benchmarks.proc import measure_core_busy_us, measure_cpu_us_finely
 from benchmarks.processes import Child, Failed, find_free_port
 from benchmarks.report import Findings, SuiteOptions, Table
@@ -66,7 +65,6 @@ def run_start(scene: Scene, options: SuiteOptions) -> Findings:
     found.notes.append(
         f"the launcher that pins the process took {launcher_ms:.0f} ms, which is taken off"
     )
-    found.notes += find_passengers()
     found.verdicts.append(judge("P11.start", stored_ms))
     return found
 

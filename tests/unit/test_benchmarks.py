@@ -339,9 +339,11 @@ def test_missing_peer_ends_with_2_and_says_how_to_leave_it_out(
 def test_children_see_no_setting_of_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTGW_LISTEN", "0.0.0.0:1")
     monkeypatch.setenv("JWT_SECRET", "x")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     environment = clean_environment({"FASTGW_DATA": "d"})
     assert "FASTGW_LISTEN" not in environment
     assert "JWT_SECRET" not in environment
+    assert "PYTHONDONTWRITEBYTECODE" not in environment
     assert environment["FASTGW_DATA"] == "d"
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
 
