@@ -2,7 +2,7 @@
 
 What enters: the text that a request carries, or the claims of a token to be made. What leaves: a
 `ParsedToken`, of which nothing is proved yet, or the text to be signed. Called by `tokens` for our
-own tokens, `issuers` for those of others, and the handlers.
+own tokens and by `issuers` for those of others.
 It must never look at a signature or a time: who knows the keys does.
 SOURCE: RFC 7515 §7.1, the compact serialization; RFC 8725.
 """
