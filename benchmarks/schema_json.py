@@ -78,13 +78,13 @@ def build_cases() -> dict[str, tuple[dict[str, Any], bytes]]:
 def build_subjects(schema: dict[str, Any], message: bytes) -> dict[str, Callable[[], Any]]:
     """Build what is measured, by name."""
     validator = compile_json(json.dumps(schema), resolve=lambda _: None)
-    fast = validator._fast
+    fast = validator.accepts
     assert fast is not None
     bare = jsonschema_rs.validator_for(schema).is_valid
     decode = msgspec.json.Decoder().decode
     subjects: dict[str, Callable[[], Any]] = {
         "check": lambda: validator.check(message, b"application/json"),
-        "fast path": lambda: fast(message),
+        "fast path": lambda: fast.is_surely_good(message),
         "authority": lambda: validator.judge(message),
         "msgspec decode only": lambda: decode(message),
         "json + jsonschema-rs": lambda: bare(json.loads(message)),

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, final
 from fastgw.config_types import LimitsConfig, RateConfig
 from fastgw.errors import Fault
 from fastgw.schema.base import Verdict
+from fastgw.schema.json_fast import Node
 from fastgw.senders.signatures import Verifier
 
 PRODUCE: Final[int]
@@ -53,7 +54,7 @@ class Station:
         record: object = ...,
         check: Callable[[bytes, bytes | None], Verdict | Awaitable[Verdict]] | None = ...,
         *,
-        accepts: Callable[[bytes], object] | None = ...,
+        accepts: JsonWalker | None = ...,
         message_bytes_max: int = ...,
         allow_suffix: bool = ...,
         allow_no_wait: bool = ...,
@@ -201,6 +202,7 @@ class Ingress:
 
 METRICS: Final[tuple[tuple[str, tuple[tuple[str, str], ...], str], ...]]
 AVRO_RULES: Final[tuple[str, ...]]
+JSON_FORMATS: Final[tuple[str, ...]]
 
 @final
 class AvroWalker:
@@ -208,6 +210,11 @@ class AvroWalker:
     def find_fault(
         self, message: bytes, start: int = ...
     ) -> tuple[str, int, int, int, list[tuple[int, int] | str]] | None: ...
+
+@final
+class JsonWalker:
+    def __init__(self, nodes: list[Node]) -> None: ...
+    def is_surely_good(self, message: bytes) -> bool: ...
 
 def build_fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes: ...
 def check_subject(subject: bytes) -> bytes: ...

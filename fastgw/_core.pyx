@@ -83,6 +83,7 @@ cdef class BrokerLink
 cdef class Request
 cdef class Pull
 cdef class Group
+cdef class JsonWalker
 
 include "_core/limits.pxi"
 include "_core/ascii.pxi"
@@ -93,6 +94,9 @@ include "_core/route.pxi"
 include "_core/rate.pxi"
 include "_core/authorize.pxi"
 include "_core/validate.pxi"
+include "_core/json_formats.pxi"
+include "_core/json_program.pxi"
+include "_core/json_walk.pxi"
 include "_core/encode.pxi"
 include "_core/publish.pxi"
 include "_core/nats_ops.pxi"

@@ -155,7 +155,7 @@ class StationTable:
         self,
         record: StationRecord,
         check: Check | None,
-        accepts: Callable[[bytes], object] | None = None,
+        accepts: _core.JsonWalker | None = None,
     ) -> None:
         if self._wanted.get(record.name) != record:
             return

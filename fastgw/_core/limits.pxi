@@ -48,8 +48,6 @@ cdef enum:
     JUDGED_BYTES_A_TURN = 262144
     # LIMIT: the same in time, for schemas that are slow with little; other requests wait this long.
     JUDGED_US_A_TURN = 2000
-    # LIMIT: how many messages a station's short way sits out after one that it did not take.
-    ACCEPTS_PAUSE = 16
     # LIMIT: nesting of a JSON batch element, one bit a level on the stack of the splitter.
     JSON_DEPTH_MAX = 512
     # LIMIT: a NATS control line from the broker; INFO is the longest and grows with the cluster.

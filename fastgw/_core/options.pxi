@@ -111,6 +111,14 @@ cdef bint is_lines_type(bytes content_type):
                      b"application/x-jsonlines")
 
 
+cdef inline bint is_json_type(bytes content_type) noexcept:
+    """Whether the media type is surely no other schema type's; most requests say JSON or nothing."""
+    if content_type is None:
+        return True
+    return (PyBytes_GET_SIZE(content_type) >= 16
+            and memcmp(PyBytes_AS_STRING(content_type), b"application/json", 16) == 0)
+
+
 cdef bint is_envelope_type(bytes content_type):
     """Whether the media type is one of ours that names more than plain messages."""
     return (content_type is not None

@@ -5,14 +5,22 @@
 
 cdef int find_messages(Ingress ingress, Request request) except -1:
     """The messages of the body; a batch is split, and nothing of a broken one is published."""
+    cdef JsonWalker walker = request.station.accepts
+    cdef bint is_json = is_json_type(request.content_type)
+    cdef bint by_lines
     request.messages_count = 1
     if request.action == ACTION_SINGLE:
+        request.is_surely_good = walker is not None and is_json and walker.takes(
+            PyBytes_AS_STRING(request.body_bytes), PyBytes_GET_SIZE(request.body_bytes))
         return 0
     if is_envelope_type(request.content_type):
         raise ClientFault(
             "media-type-unsupported", f"Content-Type {clip(request.content_type)} is not served"
         )
-    split_body(request.body_bytes, is_lines_type(request.content_type), &request.spans)
+    by_lines = not is_json and is_lines_type(request.content_type)
+    split_body(
+        request.body_bytes, by_lines,
+        &walker.program if walker is not None and (is_json or by_lines) else NULL, &request.spans)
     request.messages_count = request.spans.size // sizeof(Span)
     if request.messages_count > ingress.batch_messages_max:
         raise ClientFault(

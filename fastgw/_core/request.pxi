@@ -55,6 +55,7 @@ cdef class Request:
     cdef Principal identity
     cdef Pull pull                   # what the answer carries and must be acknowledged behind it
     # The messages of a batch, and how far they are.
+    cdef bint is_surely_good         # the message of a single, by the schema's walker
     cdef Buffer spans
     cdef Py_ssize_t messages_count, messages_sent, messages_settled, messages_stored
     cdef list errors, results
@@ -93,6 +94,7 @@ cdef class Request:
             return (<Span*>self.spans.data)[index]
         whole.start = 0
         whole.size = PyBytes_GET_SIZE(self.body_bytes)
+        whole.is_good = self.is_surely_good
         return whole
 
     cdef bytes payload_owner(self, Py_ssize_t index):

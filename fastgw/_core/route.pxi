@@ -41,8 +41,8 @@ cdef class Station:
         header_allow: names of the `Nats-*` headers that a client may set, beside `Nats-Msg-Id`.
         record: what Python keeps beside it (the station's record).
         check: judges one message, as `fastgw.schema.base.Validator.check` does; None for no schema.
-        accepts: decodes a JSON message that is surely good and raises for any other, which `check`
-            judges then; None where the type has no such short way.
+        accepts: tells JSON messages that are surely good; `check` judges any other. None where the
+            schema has no such short way.
         message_bytes_max: the largest message of this station, 0 for the broker's bound.
         allow_suffix: whether clients may append tokens to the subject.
         allow_no_wait: whether `wait=false` is answered.
@@ -64,8 +64,8 @@ cdef class Station:
     cdef tuple header_globs
     cdef dict forwarded              # what the globs say of names that came
     cdef frozenset header_allow
-    cdef object check, accepts
-    cdef int accepts_pause           # messages until `accepts` is worth a try again
+    cdef object check
+    cdef JsonWalker accepts
     cdef Py_ssize_t message_bytes_max
     cdef bint allow_suffix, allow_no_wait, keeps_refused, ack_fsync
     cdef object verifier
@@ -82,7 +82,7 @@ cdef class Station:
         object record=None,
         object check=None,
         *,
-        object accepts=None,
+        JsonWalker accepts=None,
         Py_ssize_t message_bytes_max=0,
         bint allow_suffix=True,
         bint allow_no_wait=False,

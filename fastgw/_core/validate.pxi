@@ -2,11 +2,13 @@
 #
 # A batch is split by one scan that validates as it goes (RFC 8259, nothing more lenient), so that
 # each message keeps its own bytes and no object is built. A station's validator, when it has one,
-# then judges each message. Nothing of a body that is not a batch is ever published.
+# then judges each message, but those that its walker (json_walk.pxi) took instead of the scan.
+# Nothing of a body that is not a batch is ever published.
 
 cdef struct Span:
     Py_ssize_t start
     Py_ssize_t size
+    bint is_good                     # whether the schema's walker has taken it
 
 
 cdef struct JsonScan:
@@ -233,17 +235,28 @@ cdef const char* skip_value(JsonScan* scan, const char* p) noexcept nogil:
             depth -= 1
 
 
-cdef inline int put_span(Buffer* spans, const char* text, const char* start, const char* stop) except -1:
+cdef inline const char* put_value(
+    JsonScan* scan, JsonProgram* program, const char* text, const char* p, Buffer* spans
+) except? NULL:
+    """Put the span of the value at `p`. Returns its end, or NULL with the fault set."""
     cdef Span span
-    span.start = start - text
-    span.size = stop - start
-    return put(spans, <const char*>&span, sizeof(Span))
+    cdef const char* stop = NULL
+    if program != NULL:
+        stop = walk_json(program, p, scan.end)
+    span.is_good = stop != NULL
+    if stop == NULL:
+        stop = skip_value(scan, p)
+        if stop == NULL:
+            return NULL
+    span.start = p - text
+    span.size = stop - p
+    put(spans, <const char*>&span, sizeof(Span))
+    return stop
 
 
-cdef int split_array(JsonScan* scan, Buffer* spans) except -1:
+cdef int split_array(JsonScan* scan, JsonProgram* program, Buffer* spans) except -1:
     """Put the span of each element of the array into `spans`. Returns 1, or 0 with the fault set."""
     cdef const char* p = skip_space(scan.start, scan.end)
-    cdef const char* start
     if p == scan.end or p[0] != 91:
         json_fault(scan, p, b"a batch must be a JSON array")
         return 0
@@ -252,11 +265,9 @@ cdef int split_array(JsonScan* scan, Buffer* spans) except -1:
         p += 1
     else:
         while True:
-            start = skip_space(p, scan.end)
-            p = skip_value(scan, start)
+            p = put_value(scan, program, scan.start, skip_space(p, scan.end), spans)
             if p == NULL:
                 return 0
-            put_span(spans, scan.start, start, p)
             p = skip_space(p, scan.end)
             if p < scan.end and p[0] == 44:
                 p += 1
@@ -273,7 +284,7 @@ cdef int split_array(JsonScan* scan, Buffer* spans) except -1:
     return 1
 
 
-cdef int split_lines(JsonScan* scan, Buffer* spans) except -1:
+cdef int split_lines(JsonScan* scan, JsonProgram* program, Buffer* spans) except -1:
     """Put the span of each line that is not blank into `spans`. Returns 1, or 0 with the fault set."""
     cdef const char* whole_end = scan.end
     cdef const char* p = scan.start
@@ -284,10 +295,9 @@ cdef int split_lines(JsonScan* scan, Buffer* spans) except -1:
         scan.end = stop if stop != NULL else whole_end
         start = skip_space(p, scan.end)
         if start < scan.end:
-            p = skip_value(scan, start)
+            p = put_value(scan, program, scan.start, start, spans)
             if p == NULL:
                 return 0
-            put_span(spans, scan.start, start, p)
             p = skip_space(p, scan.end)
             if p != scan.end:
                 json_fault(scan, p, b"something stands behind the value of a line")
@@ -296,12 +306,15 @@ cdef int split_lines(JsonScan* scan, Buffer* spans) except -1:
     return 1
 
 
-cdef int split_body(bytes body, bint by_lines, Buffer* spans) except -1:
-    """Put the span of each message of a batch into `spans`; raise ClientFault "bad-json" if it is none."""
+cdef int split_body(bytes body, bint by_lines, JsonProgram* program, Buffer* spans) except -1:
+    """Put the span of each message of a batch into `spans`; raise ClientFault "bad-json" if it is none.
+
+    `program` tells messages that are surely good; NULL for none.
+    """
     cdef const char* text = PyBytes_AS_STRING(body)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
     cdef JsonScan scan = JsonScan(text, text + size, NULL, NULL)
-    if not (split_lines(&scan, spans) if by_lines else split_array(&scan, spans)):
+    if not (split_lines(&scan, program, spans) if by_lines else split_array(&scan, program, spans)):
         spans.size = 0
         raise ClientFault(
             "bad-json", f"{scan.fault.decode()}, at byte {scan.fault_at - text} of {size}"
@@ -328,7 +341,7 @@ def split_batch(bytes body, bint by_lines=False) -> list:
     cdef Buffer spans = Buffer(NULL, 0, 0)
     cdef Span* span
     try:
-        split_body(body, by_lines, &spans)
+        split_body(body, by_lines, NULL, &spans)
         span = <Span*>spans.data
         return [
             body[span[i].start:span[i].start + span[i].size]

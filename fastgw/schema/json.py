@@ -2,8 +2,9 @@
 
 What enters: the text of a schema, drafts 4 to 2020-12, then the bytes of messages. What leaves: a
 `JsonValidator`. The authority is jsonschema-rs, fed by msgspec's decoder, which keeps integers
-whole. In front of it stands a msgspec type whose word counts only when it accepts. Whoever attaches
-schemas to stations calls `compile_json`; the core calls `check` once per message.
+whole. In front of it stands the core's walker, whose word counts only when it accepts. Whoever
+attaches schemas to stations calls `compile_json`; the core asks the walker by itself, and calls
+`check` for each message that the walker does not know.
 It must never fetch a reference, nor raise for any bytes of a message.
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Final
 import jsonschema_rs
 import msgspec
 
+from fastgw._core import JsonWalker
 from fastgw.errors import ClientFault, clip
 from fastgw.schema.base import Resolve, SchemaError
 from fastgw.schema.json_cost import (
@@ -50,10 +52,6 @@ EXPLAINED_SHARE: Final = 0.1
 DEPTH_BUDGET: Final = 40_000
 """LIMIT: levels of a message times expanded nodes, where a recursive schema branches; the library
 takes 0.2 s for it, and the square of that for more."""
-WASTED_MAX: Final = 32
-"""LIMIT: good messages in a row that the fast path did not know, before it is left out."""
-LEFT_OUT: Final = 512
-"""LIMIT: messages for which the fast path is left out, before it is tried again."""
 
 _DRAFTS: Final = {
     "Draft4Validator": "draft-04",
@@ -91,7 +89,7 @@ class JsonValidator:
 
     Args:
         authority: the library's validator.
-        fast: decodes what is surely valid and raises for the rest; None without a type.
+        fast: tells what is surely valid; None for a schema without a program.
         documents: the guarded schema, for the bounds of its work.
         draft: the draft that the schema is written in.
         clock: tells seconds that never go back.
@@ -99,24 +97,23 @@ class JsonValidator:
 
     __slots__ = (
         "_clock", "_cost", "_decode", "_depth_max", "_documents", "_explain_at", "_explain_left",
-        "_fast", "_is_valid", "_left_out", "_top", "_validate", "_wasted", "draft", "has_fast_path",
+        "_is_valid", "_top", "_validate", "accepts", "draft",
     )  # fmt: skip
 
     def __init__(
         self,
         authority: jsonschema_rs.Validator,
-        fast: Callable[[bytes], Any] | None,
+        fast: JsonWalker | None,
         documents: Documents,
         draft: str,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.draft: Final = draft
-        self.has_fast_path: Final = fast is not None
+        self.accepts: Final = fast
         self._decode = msgspec.json.Decoder().decode
         self._is_valid = authority.is_valid
         self._validate = authority.validate
-        self._fast = fast
         self._documents = documents
         self._depth_max: int | None = None
         if documents.recursive and documents.branching:
@@ -126,13 +123,6 @@ class JsonValidator:
         self._clock = clock
         self._explain_left = EXPLAINED_BURST_S
         self._explain_at = clock()
-        self._wasted = 0
-        self._left_out = 0
-
-    @property
-    def accepts(self) -> Callable[[bytes], Any] | None:
-        """The fast path itself: decodes what is surely valid, raises ValueError for the rest."""
-        return self._fast
 
     def check(self, message: bytes, content_type: bytes | None) -> str | None:
         """Judge one message.
@@ -149,14 +139,7 @@ class JsonValidator:
         """
         if content_type is not None and content_type != b"application/json":
             _check_content_type(content_type)
-        if self._left_out:
-            self._left_out -= 1
-        elif self._fast is not None:
-            try:
-                self._fast(message)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return self._judge_unknown(message)
-            self._wasted = 0
+        if self.accepts is not None and self.accepts.is_surely_good(message):
             return None
         return self.judge(message)
 
@@ -184,15 +167,6 @@ class JsonValidator:
             return None if self._is_valid(value) else self._explain(value, len(message), work)
         except ValueError as exc:
             return f"cannot be judged: {clip(exc, 200)}"
-
-    def _judge_unknown(self, message: bytes) -> str | None:
-        """Judge what the fast path did not accept, and note whether it is worth its time."""
-        reason = self.judge(message)
-        if reason is None:
-            self._wasted += 1
-            if self._wasted >= WASTED_MAX:
-                self._wasted, self._left_out = 0, LEFT_OUT
-        return reason
 
     def _refuse_work(self, work: Work, value: Any, size: int) -> str | None:
         """Say why a message costs too much to be judged; None when it does not."""

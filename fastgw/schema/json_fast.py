@@ -1,10 +1,10 @@
-"""Compiles a JSON schema to a msgspec type: what its decoder accepts is valid, the rest is unknown.
+"""Compiles a JSON schema to a program of the core, which takes only what is surely valid.
 
-What enters: a parsed schema and its draft. What leaves: a `decode` that raises for whatever it does
-not know to be valid, or None for a schema that msgspec types cannot express.
+What enters: a parsed schema and its draft. What leaves: a `JsonWalker`, which tells messages that
+are surely good, or None for a schema that its nodes cannot express.
 `fastgw.schema.json` puts it in front of the authority, which alone refuses messages.
 It must never accept what the authority refuses. Each rule here therefore narrows: it may turn away
-good messages (1.0 for an integer, properties that the schema does not name), never let in bad ones.
+good messages (1.0 for an integer, a name that is written with an escape), never let in bad ones.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Union
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-import msgspec
-from msgspec import UNSET, Meta, UnsetType
-
+from fastgw._core import JSON_FORMATS, JsonWalker
 from fastgw.schema.json_guard import Documents
 
 FIELDS_MAX: Final = 256
-"""LIMIT: msgspec looks keys up one by one; more fields would cost their square."""
+"""LIMIT: JSON_FIELDS_MAX of the core; a bit for each name in each object that is open."""
 DEPTH_MAX: Final = 150
 """LIMIT: schemas followed one into the other while compiling, below the interpreter's limit."""
 INT64: Final = 2**63 - 1
-"""LIMIT: msgspec's bounds and literals are 64-bit."""
+"""LIMIT: the core's bounds and single numbers have 64 bits."""
 
 _UNKNOWN_TO_US: Final = frozenset(
     (
@@ -43,8 +41,8 @@ _UNKNOWN_TO_US: Final = frozenset(
     )
 )
 _UNKNOWN_BY_KIND: Final = {
-    "str": frozenset(("contentEncoding", "contentMediaType", "contentSchema", "pattern")),
-    "list": frozenset(
+    "text": frozenset(("contentEncoding", "contentMediaType", "contentSchema", "pattern")),
+    "array": frozenset(
         (
             "additionalItems",
             "contains",
@@ -54,7 +52,7 @@ _UNKNOWN_BY_KIND: Final = {
             "unevaluatedItems",
         )
     ),
-    "dict": frozenset(
+    "object": frozenset(
         (
             "dependencies",
             "dependentRequired",
@@ -67,14 +65,14 @@ _UNKNOWN_BY_KIND: Final = {
 }
 _KINDS: Final = {
     "null": ("null",),
-    "boolean": ("bool",),
-    "integer": ("int",),
-    "number": ("int", "float"),
-    "string": ("str",),
-    "array": ("list",),
-    "object": ("dict",),
+    "boolean": ("true", "false"),
+    "integer": ("whole",),
+    "number": ("whole", "real"),
+    "string": ("text",),
+    "array": ("array",),
+    "object": ("object",),
 }
-_ALL_KINDS: Final = ("null", "bool", "int", "float", "str", "list", "dict")
+_ALL_KINDS: Final = frozenset(kind for kinds in _KINDS.values() for kind in kinds)
 _COMBINING: Final = ("$ref", "allOf", "anyOf", "oneOf")
 _CONSTRAINING: Final = frozenset(
     (
@@ -101,90 +99,86 @@ _CONSTRAINING: Final = frozenset(
         *_COMBINING,
     )
 ) | _UNKNOWN_TO_US.union(*_UNKNOWN_BY_KIND.values())
-_UNNAMEABLE: Final = re.compile(r'["\\\x00-\x1f\x7f]')
-
-_HOST: Final = r"(?:[A-Za-z0-9]{1,30}\.){1,4}[A-Za-z]{2,10}"
-_DAY: Final = (
-    r"[12][0-9]{3}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)"
-    r"|(?:0[13578]|1[02])-31)"
-)
-_BYTE: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-# Plain members of each format only, in patterns that are linear in Python's engine.
-_FORMATS: Final = {
-    "date": rf"\A{_DAY}\Z",
-    "date-time": rf"\A{_DAY}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{{1,9}})?"
-    r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])\Z",
-    "email": rf"\A[A-Za-z0-9_]{{1,20}}(?:\.[A-Za-z0-9_]{{1,20}}){{0,2}}@{_HOST}\Z",
-    "ipv4": rf"\A{_BYTE}(?:\.{_BYTE}){{3}}\Z",
-    "uri": rf"\Ahttps?://{_HOST}(?:/[A-Za-z0-9_~.-]{{0,60}}){{0,10}}\Z",
-}
+_UNNAMEABLE: Final = re.compile(r'["\\\x00-\x1f]')
 
 
 class Unfit(Exception):
-    """The schema says something that no msgspec type of ours says."""
+    """The schema says something that no node of ours says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a schema accepts, by kind of JSON value.
+@dataclass(slots=True)
+class Node:
+    """What a schema accepts, as the core's walker reads it.
 
     Args:
-        types: kind -> type of the values that are accepted; `Literals` for single ones.
+        kinds: kinds of values that are accepted: null, true, false, whole, real, text, array,
+            object; a whole number is one without point and exponent.
         claims: kinds of which the schema may accept values, the ones turned away here too.
-        anything: whether the schema accepts every value.
-        patterned: whether a type carries a pattern.
+        low, high, step: the least and the greatest whole number, and what they are multiples of,
+            0 for anything.
+        wholes: the single whole numbers that are accepted; None for all.
+        real: the bounds of other numbers, and whether each excludes itself; None for none.
+        text: the least and the greatest length of strings, in code points.
+        format: a format of `fastgw._core.JSON_FORMATS`.
+        texts: the single strings that are accepted, as UTF-8; None for all.
+        item: the number of the node of an array's items.
+        items: the least and the greatest count of them.
+        names: name as UTF-8, number of its node, and whether it is required, for each property.
+        rest: the number of the node of the properties without a name; -1 where none may be.
+        members: the least and the greatest count of properties.
     """
 
-    types: dict[str, Any]
+    kinds: set[str]
     claims: frozenset[str]
-    anything: bool = False
-    patterned: bool = False
+    low: int = -INT64
+    high: int = INT64
+    step: int = 0
+    wholes: tuple[int, ...] | None = None
+    real: tuple[float, float, bool, bool] | None = None
+    text: tuple[int, int] = (0, INT64)
+    format: str = ""
+    texts: tuple[bytes, ...] | None = None
+    item: int = 0
+    items: tuple[int, int] = (0, INT64)
+    names: list[tuple[bytes, int, bool]] = field(default_factory=list)
+    rest: int = -1
+    members: tuple[int, int] = (0, INT64)
+
+    def take(self, other: Node) -> None:
+        """Accept what another node accepts too; no kind is in both."""
+        self.kinds |= other.kinds
+        self.claims |= other.claims
+        for kind in other.kinds:
+            for name in _RULES.get(kind, ()):
+                setattr(self, name, getattr(other, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Literals:
-    """Single values of one kind."""
+_RULES: Final = {
+    "whole": ("low", "high", "step", "wholes"),
+    "real": ("real",),
+    "text": ("text", "format", "texts"),
+    "array": ("item", "items"),
+    "object": ("names", "rest", "members"),
+}
+"""Which rules of a node are about a kind."""
 
-    values: tuple[str | int | bool, ...]
 
-
-def compile_fast(documents: Documents, *, formats_asserted: bool) -> Callable[[bytes], Any] | None:
-    """Compile a decoder that accepts only what the schema accepts.
+def compile_fast(documents: Documents, *, formats_asserted: bool) -> JsonWalker | None:
+    """Compile a walker that accepts only what the schema accepts.
 
     Args:
         documents: the guarded schema.
         formats_asserted: whether its draft makes `format` a rule rather than a remark.
 
     Returns:
-        The decoder's `decode`, which raises msgspec.DecodeError, UnicodeDecodeError or
-        RecursionError for what it does not accept; None when the schema has no such type.
+        The walker; None when the schema has no such program.
     """
     if not isinstance(documents.root, dict):
         return None
     try:
-        shape = _Compiler(documents, formats_asserted).compile_node(documents.root, 0)
-        if shape.anything:
-            # WHY: the authority decodes to the same objects and then has nothing left to do.
-            return None
-        return msgspec.json.Decoder(build_type(shape)).decode
-    except (Unfit, TypeError, ValueError, OverflowError, NotImplementedError):
+        return JsonWalker(_Compiler(documents, formats_asserted).compile_program())
+    except (Unfit, ValueError, OverflowError):
         return None
-
-
-def build_type(shape: Shape) -> Any:
-    """Build the one type of a shape."""
-    if shape.anything:
-        return Any
-    if shape.patterned and set(shape.types) != {"str"}:
-        # DANGER: msgspec 0.22 frees a pattern twice when its union holds a list or a dict.
-        raise Unfit("a pattern in a union")
-    literals = [v for t in shape.types.values() if isinstance(t, Literals) for v in t.values]
-    types = [t for t in shape.types.values() if not isinstance(t, Literals)]
-    if literals:
-        types.append(Literal[tuple(literals)])
-    if not types:
-        raise Unfit("nothing is accepted")
-    return Union[tuple(types)]  # noqa: UP007
 
 
 class _Compiler:
@@ -193,65 +187,82 @@ class _Compiler:
     def __init__(self, documents: Documents, formats_asserted: bool) -> None:
         self.documents = documents
         self.formats_asserted = formats_asserted
-        self.shapes: dict[int, Shape | None] = {}
+        self.nodes: dict[int, Node | None] = {}
+        self.numbers: dict[int, int] = {}
+        self.pending: list[Any] = []
 
-    def compile_node(self, node: Any, depth: int) -> Shape:
-        """Compile a node to its shape. Raises Unfit."""
-        if node is True:
-            return Shape({}, frozenset(_ALL_KINDS), anything=True)
-        if not isinstance(node, dict) or depth > DEPTH_MAX:
-            raise Unfit("false, or too deep")
-        known = self.shapes.get(id(node), UNSET)
-        if known is None:
-            raise Unfit("a recursion that passes through no object")
-        if not isinstance(known, UnsetType):
+    def compile_program(self) -> list[Node]:
+        """Compile the schema and all that it leads to. Raises Unfit."""
+        program: list[Node] = []
+        self.number_of(self.documents.root)
+        while len(program) < len(self.pending):
+            program.append(self.compile_node(self.pending[len(program)], 0))
+        return program
+
+    def number_of(self, schema: Any) -> int:
+        """Find the number of a schema's node, which is compiled when its turn comes."""
+        # WHY: `true` and `false` are one object each, like the nodes of the schema.
+        number = self.numbers.setdefault(id(schema), len(self.pending))
+        if number == len(self.pending):
+            self.pending.append(schema)
+        return number
+
+    def compile_node(self, schema: Any, depth: int) -> Node:
+        """Compile the rules of one schema for a value. Raises Unfit."""
+        if isinstance(schema, bool):
+            return self._accept_anything() if schema else Node(set(), frozenset())
+        if not isinstance(schema, dict) or depth > DEPTH_MAX:
+            raise Unfit("no schema, or too deep")
+        if id(schema) in self.nodes:
+            known = self.nodes[id(schema)]
+            if known is None:
+                raise Unfit("a recursion that passes through no object or array")
             return known
-        self.shapes[id(node)] = None
-        shape = self._compile_new(node, depth)
-        self.shapes[id(node)] = shape
-        return shape
+        self.nodes[id(schema)] = None
+        node = self.nodes[id(schema)] = self._compile_new(schema, depth)
+        return node
 
-    def _compile_new(self, node: dict[str, Any], depth: int) -> Shape:
-        if not _UNKNOWN_TO_US.isdisjoint(node):
-            raise Unfit("a keyword that has no type")
-        based = any(isinstance(node.get(word), str) for word in ("$id", "id", "$schema"))
-        if based and node is not self.documents.root:
+    def _accept_anything(self) -> Node:
+        number = self.number_of(True)
+        return Node(set(_ALL_KINDS), _ALL_KINDS, item=number, rest=number)
+
+    def _compile_new(self, schema: dict[str, Any], depth: int) -> Node:
+        if not _UNKNOWN_TO_US.isdisjoint(schema):
+            raise Unfit("a keyword that has no node")
+        based = any(isinstance(schema.get(word), str) for word in ("$id", "id", "$schema"))
+        if based and schema is not self.documents.root:
             raise Unfit("a schema with a base of its own")
         for word in _COMBINING:
-            if word in node:
-                if len(_CONSTRAINING.intersection(node)) > 1:
+            if word in schema:
+                if len(_CONSTRAINING.intersection(schema)) > 1:
                     raise Unfit("other rules beside a combination")
-                return self._compile_combined(node, word, depth)
-        if _CONSTRAINING.isdisjoint(node):
-            return Shape({}, frozenset(_ALL_KINDS), anything=True)
-        if "enum" in node or "const" in node:
-            return _compile_values(node)
-        return self._compile_kinds(node, depth)
+                return self._compile_combined(schema, word, depth)
+        if _CONSTRAINING.isdisjoint(schema):
+            return self._accept_anything()
+        if "enum" in schema or "const" in schema:
+            return _compile_values(schema)
+        return self._compile_kinds(schema)
 
-    def _compile_combined(self, node: dict[str, Any], word: str, depth: int) -> Shape:
-        value = node[word]
+    def _compile_combined(self, schema: dict[str, Any], word: str, depth: int) -> Node:
+        value = schema[word]
         if word == "$ref":
-            return self.compile_node(self._find_local(node, value), depth + 1)
+            return self.compile_node(self._find_local(value), depth + 1)
         if not isinstance(value, list) or not value:
             raise Unfit("not a list of schemas")
-        if word == "allOf" and len(value) > 1:
+        if len(value) == 1:
+            return self.compile_node(value[0], depth + 1)
+        if word == "allOf":
             raise Unfit("an intersection")
-        types: dict[str, Any] = {}
-        claims: frozenset[str] = frozenset()
-        patterned = False
+        whole = Node(set(), frozenset())
         for child in value:
-            shape = self.compile_node(child, depth + 1)
-            if len(value) == 1:
-                return shape
-            overlap = shape.claims & claims if word == "oneOf" else types.keys() & shape.types
-            if shape.anything or overlap:
+            node = self.compile_node(child, depth + 1)
+            overlap = node.claims & whole.claims if word == "oneOf" else node.kinds & whole.kinds
+            if overlap:
                 raise Unfit("alternatives of one kind")
-            types |= shape.types
-            claims |= shape.claims
-            patterned = patterned or shape.patterned
-        return Shape(types, claims, patterned=patterned)
+            whole.take(node)
+        return whole
 
-    def _find_local(self, node: dict[str, Any], reference: Any) -> Any:
+    def _find_local(self, reference: Any) -> Any:
         """Find the target of a reference by pointer within this document, its base unchanged."""
         if not isinstance(reference, str) or not reference.startswith("#"):
             raise Unfit("a reference to elsewhere")
@@ -269,157 +280,109 @@ class _Compiler:
                 raise Unfit("a reference past a base")
         return target
 
-    def _compile_kinds(self, node: dict[str, Any], depth: int) -> Shape:
-        names = node.get("type", list(_KINDS))
-        names = [names] if isinstance(names, str) else names
-        kinds = {kind for name in names for kind in _KINDS[name]}
-        # WHY: 1.0 is an integer to the newer drafts, which the type turns away.
-        claims = frozenset(kinds | ({"float"} if "int" in kinds else set()))
+    def _compile_kinds(self, schema: dict[str, Any]) -> Node:
+        kinds = _read_kinds(schema)
         for kind, words in _UNKNOWN_BY_KIND.items():
-            if kind in kinds and not words.isdisjoint(node):
-                raise Unfit("a keyword that has no type")
-        types: dict[str, Any] = {}
-        patterned = False
-        if "null" in kinds:
-            types["null"] = None
-        if "bool" in kinds:
-            types["bool"] = bool
-        if not kinds.isdisjoint(("int", "float")):
-            types |= _compile_numbers(node, kinds)
-        if "str" in kinds:
-            types["str"], patterned = self._compile_text(node)
-        if "dict" in kinds:
-            types["dict"] = self._compile_object(node, depth, alone=kinds == {"dict"})
-        if "list" in kinds:
-            types["list"] = self._compile_array(node, depth)
-        return Shape(types, claims, patterned=patterned)
+            if kind in kinds and not words.isdisjoint(schema):
+                raise Unfit("a keyword that has no node")
+        # WHY: 1.0 is an integer to the newer drafts, which is turned away here.
+        node = Node(kinds, frozenset(kinds | ({"real"} if "whole" in kinds else set())))
+        if not kinds.isdisjoint(("whole", "real")):
+            _compile_numbers(node, schema)
+        if "text" in kinds:
+            node.text = _lengths(schema, "minLength", "maxLength")
+            if self.formats_asserted and "format" in schema:
+                node.format = schema["format"]
+                if not node.format or node.format not in JSON_FORMATS:
+                    raise Unfit("a format that the core does not know")
+        if "object" in kinds:
+            self._compile_object(node, schema)
+        if "array" in kinds:
+            if schema.get("uniqueItems", False) is not False:
+                raise Unfit("unique items")
+            node.item = self.number_of(schema.get("items", True))
+            node.items = _lengths(schema, "minItems", "maxItems")
+        return node
 
-    def _compile_text(self, node: dict[str, Any]) -> tuple[Any, bool]:
-        bounds = _lengths(node, "minLength", "maxLength")
-        pattern = None
-        if self.formats_asserted and "format" in node:
-            pattern = _FORMATS.get(node["format"])
-            if pattern is None:
-                raise Unfit("a format without a narrower pattern")
-        if pattern is not None:
-            return Annotated[str, Meta(pattern=pattern, **bounds)], True
-        return (Annotated[str, Meta(**bounds)] if bounds else str), False
-
-    def _compile_array(self, node: dict[str, Any], depth: int) -> Any:
-        if node.get("uniqueItems", False) is not False:
-            raise Unfit("unique items")
-        items = node.get("items", True)
-        bounds = _lengths(node, "minItems", "maxItems")
-        array: Any = list[build_type(self.compile_node(items, depth + 1))]  # type: ignore[misc]
-        return Annotated[array, Meta(**bounds)] if bounds else array
-
-    def _compile_object(self, node: dict[str, Any], depth: int, *, alone: bool) -> Any:
-        properties = node.get("properties", {})
-        required = node.get("required", [])
-        additional = node.get("additionalProperties", True)
-        bounds = _lengths(node, "minProperties", "maxProperties")
-        if not properties and not required and additional is not False:
-            values = build_type(self.compile_node(additional, depth + 1))
-            mapping: Any = dict[str, values]  # type: ignore[valid-type]
-            return Annotated[mapping, Meta(**bounds)] if bounds else mapping
-        rest = {name: True for name in required if name not in properties}
-        if rest and additional is not True and additional != {}:
-            raise Unfit("a required property that only additionalProperties describes")
-        properties = properties | rest
-        if bounds.get("min_length", 0) > len(set(required)):
-            raise Unfit("more properties than are required")
-        if bounds.get("max_length", INT64) < len(properties):
-            raise Unfit("fewer properties than are named")
-        if len(properties) > FIELDS_MAX or any(_UNNAMEABLE.search(name) for name in properties):
-            raise Unfit("properties without a name that a field can have")
-        return self._compile_struct(node, properties, set(required), depth, alone=alone)
-
-    def _compile_struct(
-        self,
-        node: dict[str, Any],
-        properties: dict[str, Any],
-        required: set[str],
-        depth: int,
-        *,
-        alone: bool,
-    ) -> Any:
-        """Compile the class of an object; `alone` says that it is the node's only kind."""
-        # WHY closed, even where the schema is open: msgspec skips fields that it does not know
-        # without looking at their UTF-8, surrogates and numbers. Such messages go to the authority.
-        fields: list[Any] = [
-            (f"f{i}", f"t{i}") if name in required else (f"f{i}", f"t{i}", UNSET)
-            for i, name in enumerate(properties)
+    def _compile_object(self, node: Node, schema: dict[str, Any]) -> None:
+        """Compile the rules for objects."""
+        properties = schema.get("properties", {})
+        required = set(schema.get("required", []))
+        additional = schema.get("additionalProperties", True)
+        # WHY: a required property that has no schema of its own is one of the others.
+        named = dict.fromkeys(sorted(required), additional) | properties
+        if len(named) > FIELDS_MAX or any(_UNNAMEABLE.search(name) for name in named):
+            raise Unfit("too many properties, or names that are always written with escapes")
+        # The order of `properties`, which most messages have.
+        ordered = [*properties, *sorted(required - properties.keys())]
+        node.names = [
+            (name.encode(), self.number_of(named[name]), name in required) for name in ordered
         ]
-        rename = {f"f{i}": name for i, name in enumerate(properties)}
-        # gc=False: the objects live as long as one call, and JSON has no cycles.
-        struct = msgspec.defstruct(
-            "Object", fields, rename=rename, forbid_unknown_fields=True, gc=False, eq=False,
-            kw_only=True,
-        )  # fmt: skip
-        if alone:
-            # WHY only then: a recursion finds this shape, which must be the node's whole.
-            self.shapes[id(node)] = Shape({"dict": struct}, frozenset(("dict",)))
-        for i, (name, child) in enumerate(properties.items()):
-            built = build_type(self.compile_node(child, depth + 1))
-            # WHY as attributes: msgspec evaluates the annotations within the class, so that a
-            # recursive class needs no module that would outlive the schema.
-            optional = name not in required and built is not Any
-            setattr(struct, f"t{i}", Union[built, UnsetType] if optional else built)  # noqa: UP007
-        return struct
+        node.rest = -1 if additional is False else self.number_of(additional)
+        node.members = _lengths(schema, "minProperties", "maxProperties")
 
 
-def _compile_values(node: dict[str, Any]) -> Shape:
-    """Compile `enum` and `const`; single values that a type cannot say are left out."""
-    if len(_CONSTRAINING.intersection(node) - {"type"}) > 1:
-        raise Unfit("other rules beside single values")
-    values = node["enum"] if "enum" in node else [node["const"]]
-    names = node.get("type", list(_KINDS))
+def _read_kinds(schema: dict[str, Any]) -> set[str]:
+    """Read which kinds `type` names."""
+    names = schema.get("type", list(_KINDS))
     names = [names] if isinstance(names, str) else names
-    kinds = {kind for name in names for kind in _KINDS[name]}
-    by_kind: dict[str, list[Any]] = {}
+    return {kind for name in names for kind in _KINDS[name]}
+
+
+def _compile_values(schema: dict[str, Any]) -> Node:
+    """Compile `enum` and `const`; single values that a node cannot say are left out."""
+    if len(_CONSTRAINING.intersection(schema) - {"type"}) > 1:
+        raise Unfit("other rules beside single values")
+    values = schema["enum"] if "enum" in schema else [schema["const"]]
     claims: set[str] = set()
+    wholes: list[int] = []
+    texts: list[bytes] = []
+    kinds: set[str] = set()
     for value in values:
-        kind = "null" if value is None else type(value).__name__
-        claims |= {"int", "float"} if kind in {"int", "float"} else {kind}
-        if kind not in kinds or kind in {"float", "list", "dict"}:
+        kind = _kind_of(value)
+        claims |= {"whole", "real"} if kind in {"whole", "real"} else {kind}
+        if kind == "whole":
+            if abs(value) > INT64:
+                continue
+            wholes.append(value)
+        elif kind == "text":
+            texts.append(value.encode())
+        elif kind in {"real", "array", "object"}:
             continue
-        if kind == "int" and abs(value) > INT64:
-            continue
-        by_kind.setdefault(kind, []).append(value)
-    types: dict[str, Any] = {
-        kind: None if kind == "null" else Literals(tuple(single))
-        for kind, single in by_kind.items()
-    }
-    if not types:
-        raise Unfit("no value that a type can say")
-    return Shape(types, frozenset(claims))
+        kinds.add(kind)
+    kinds &= _read_kinds(schema)
+    if not kinds:
+        raise Unfit("no value that a node can say")
+    return Node(kinds, frozenset(claims), wholes=tuple(wholes), texts=tuple(texts))
 
 
-def _compile_numbers(node: dict[str, Any], kinds: set[str]) -> dict[str, Any]:
-    """Compile the kinds of numbers with their bounds."""
-    low, low_open = _strongest(node, "minimum", "exclusiveMinimum", max)
-    high, high_open = _strongest(node, "maximum", "exclusiveMaximum", min)
-    whole: dict[str, Any] = {}
-    real: dict[str, Any] = {}
+def _kind_of(value: Any) -> str:
+    """Name the kind of a single value of a schema."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    kinds = {int: "whole", float: "real", str: "text", list: "array", dict: "object"}
+    return kinds[type(value)]
+
+
+def _compile_numbers(node: Node, schema: dict[str, Any]) -> None:
+    """Compile the bounds of numbers."""
+    low, low_open = _strongest(schema, "minimum", "exclusiveMinimum", max)
+    high, high_open = _strongest(schema, "maximum", "exclusiveMaximum", min)
     if low is not None:
-        whole["ge"] = _int64(math.floor(low) + 1 if low_open else math.ceil(low))
-        real["gt" if low_open else "ge"] = float(low)
+        node.low = _int64(math.floor(low) + 1 if low_open else math.ceil(low))
     if high is not None:
-        whole["le"] = _int64(math.ceil(high) - 1 if high_open else math.floor(high))
-        real["lt" if high_open else "le"] = float(high)
-    types: dict[str, Any] = {}
-    step = node.get("multipleOf")
+        node.high = _int64(math.ceil(high) - 1 if high_open else math.floor(high))
+    if low is not None or high is not None:
+        least = -math.inf if low is None else float(low)
+        greatest = math.inf if high is None else float(high)
+        node.real = (least, greatest, low_open, high_open)
+    step = schema.get("multipleOf")
     if step is not None:
         if isinstance(step, float) and not step.is_integer():
             raise Unfit("multiples of a fraction")
-        whole["multiple_of"] = _int64(int(step))
-        # WHY: whether a float is a multiple is rounded differently by each library.
-        kinds = kinds - {"float"}
-    if "int" in kinds:
-        types["int"] = Annotated[int, Meta(**whole)] if whole else int
-    if "float" in kinds:
-        types["float"] = Annotated[float, Meta(**real)] if real else float
-    return types
+        node.step = _int64(int(step))
+        # WHY: whether a fraction is a multiple is rounded differently by each library.
+        node.kinds.discard("real")
 
 
 def _strongest(
@@ -441,16 +404,15 @@ def _strongest(
     return strongest, strongest == other
 
 
-def _lengths(node: dict[str, Any], low: str, high: str) -> dict[str, Any]:
+def _lengths(schema: dict[str, Any], low: str, high: str) -> tuple[int, int]:
     """Read two bounds of a length; 2.0 is written for 2 at times."""
-    bounds = {}
-    for word, name in ((low, "min_length"), (high, "max_length")):
-        if word in node:
-            value = node[word]
-            if int(value) != value:
-                raise Unfit("a broken length")
-            bounds[name] = _int64(int(value))
-    return bounds
+    bounds = []
+    for word, default in ((low, 0), (high, INT64)):
+        value = schema.get(word, default)
+        if int(value) != value:
+            raise Unfit("a broken length")
+        bounds.append(_int64(int(value)))
+    return bounds[0], bounds[1]
 
 
 def _int64(value: int) -> int:

@@ -192,8 +192,7 @@ class Maker:
 def compare(validator: JsonValidator, body: bytes) -> bool:
     """Compare both tiers on one document. Returns False when the fast path is wrong."""
     COUNTS["documents"] += 1
-    fast = validator._fast
-    if fast is None:
+    if validator.accepts is None:
         return True
     COUNTS["documents with a fast path"] += 1
     reason = validator.judge(body)
@@ -203,9 +202,7 @@ def compare(validator: JsonValidator, body: bytes) -> bool:
         return True
     valid = reason is None
     COUNTS["valid"] += valid
-    try:
-        fast(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    if not validator.accepts.is_surely_good(body):
         return True
     COUNTS["accepted by the fast path"] += 1
     return valid
@@ -221,7 +218,7 @@ def compare_schema(seed: int, documents: int) -> None:
         COUNTS["schemas refused"] += 1
         return
     COUNTS["schemas"] += 1
-    COUNTS["schemas with a fast path"] += validator.has_fast_path
+    COUNTS["schemas with a fast path"] += validator.accepts is not None
     for _ in range(documents):
         body = maker.make_body(schema)
         assert compare(validator, body), f"seed {seed}: {schema} accepts {body!r}"

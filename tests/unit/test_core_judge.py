@@ -11,6 +11,7 @@ import pytest
 from fastgw import _core
 from fastgw.errors import ClientFault
 from fastgw.schema.base import Verdict
+from fastgw.schema.json import compile_json
 from tests.unit.dialogue import BATCH, HEAD, Dialogue, request
 
 Check = Callable[[bytes, bytes | None], Verdict | Awaitable[Verdict]]
@@ -258,29 +259,70 @@ def test_fields_that_could_forge_a_header_are_refused(header: tuple[bytes, bytes
         _core.build_fields([header])
 
 
-def test_short_way_accepts_alone_and_leaves_every_refusal_to_the_check() -> None:
-    tried: list[bytes] = []
-    judged: list[bytes] = []
+def short_way(schema: object) -> _core.JsonWalker:
+    walker = compile_json(json.dumps(schema), resolve=lambda _: None).accepts
+    assert walker is not None
+    return walker
 
-    def accepts(message: bytes) -> object:
-        tried.append(message)
-        if message == b"deep":
-            raise RecursionError
-        if message != b"1":
-            raise ValueError(message)
-        return 1
+
+def test_short_way_accepts_alone_and_leaves_every_refusal_to_the_check() -> None:
+    judged: list[bytes] = []
 
     def check(message: bytes, kind: bytes | None) -> Verdict:
         judged.append(message)
         return "bad" if message == b"bad" else None
 
-    dialogue = dialogue_with(check, accepts=accepts)
+    dialogue = dialogue_with(check, accepts=short_way({"const": 1}))
     client = dialogue.client()
-    client.send(request(b"1") + request(b"2") + request(b"1") * 16 + request(b"1"))
-    assert len(dialogue.frames()) == 19
-    assert tried == [b"1", b"2", b"1"], "it sits out sixteen messages after one it did not take"
-    assert judged == [b"2"] + [b"1"] * 16
-    other = request(b"1", extra=b"Content-Type: application/x-protobuf\r\n")
-    client.send(other + request(b"deep") + request(b"bad"))
-    assert len(dialogue.frames()) == 2
-    assert judged[17:] == [b"1", b"deep", b"bad"]
+    client.send(request(b"1") + request(b"2") + request(b" 1\n") + request(b"1.0"))
+    assert len(dialogue.frames()) == 4
+    assert judged == [b"2", b"1.0"]
+    for media, is_asked in (
+        (b"application/json", False),
+        (b"application/json; charset=utf-8", False),
+        (b"application/x-protobuf", True),
+        (b"text/plain", True),
+    ):
+        judged.clear()
+        client.send(request(b"1", extra=b"Content-Type: %s\r\n" % media))
+        assert judged == [b"1"] * is_asked
+    client.send(request(b"deep") + request(b"bad"))
+    assert len(dialogue.frames()) == 5
+    assert judged[1:] == [b"deep", b"bad"]
+
+
+@pytest.mark.parametrize("by_lines", [False, True])
+def test_short_way_in_a_batch_takes_the_good_and_the_check_the_rest(by_lines: bool) -> None:
+    judged: list[bytes] = []
+
+    def check(message: bytes, kind: bytes | None) -> Verdict:
+        judged.append(message)
+        return "odd" if message == b"3" else None
+
+    dialogue = dialogue_with(check, accepts=short_way({"type": "integer", "multipleOf": 2}))
+    texts = (b"2", b"4", b"3", b'"x"', b"6")
+    body = b"\n".join(texts) if by_lines else b'[2, 4 ,3,"x",6]'
+    media = b"application/x-ndjson" if by_lines else b"application/json"
+    client = dialogue.client()
+    client.send(request(body, head=BATCH, extra=b"Content-Type: %s\r\n" % media))
+    assert [frame.payload for frame in dialogue.frames()] == [b"2", b"4", b'"x"', b"6"]
+    assert judged == [b"3", b'"x"']
+
+
+@pytest.mark.parametrize("body", [b"[2,4", b"[2 4]", b"[2,]", b"[2]x", b"[2,\xff]", b"[02]"])
+def test_short_way_in_a_broken_batch_publishes_nothing(body: bytes) -> None:
+    dialogue = dialogue_with(lambda message, kind: None, accepts=short_way({"type": "integer"}))
+    client = dialogue.client()
+    client.send(request(body, head=BATCH))
+    assert dialogue.frames() == []
+    assert client.answers()[0].status == 400
+
+
+def test_short_way_leaves_the_bounds_of_sizes_alone() -> None:
+    walker = short_way({"type": "string"})
+    dialogue = dialogue_with(lambda message, kind: None, accepts=walker, message_bytes_max=8)
+    client = dialogue.client()
+    client.send(request(b'"123456"') + request(b'"1234567"'))
+    assert len(dialogue.frames()) == 1
+    client.send(request(b'["123456","1234567"]', head=BATCH))
+    assert [frame.payload for frame in dialogue.frames()] == [b'"123456"']
