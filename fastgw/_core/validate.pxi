@@ -23,7 +23,8 @@ cdef extern from *:
     /* The first byte that ends a run of plain string bytes: quote, backslash, control byte.
        SOURCE: RFC 8259 §7. Sixteen or eight bytes at a time; in each word the lowest mark is
        exact. */
-    static inline const char *fastgw_string_run(const char *p, const char *end) {
+    __attribute__((noinline))
+    static const char *fastgw_string_rest(const char *p, const char *end) {
     #ifdef __SSE2__
         const __m128i quote = _mm_set1_epi8(34), escape = _mm_set1_epi8(92);
         const __m128i control = _mm_set1_epi8(31);
@@ -53,6 +54,22 @@ cdef extern from *:
         while (p < end && *p != 34 && *p != 92 && (unsigned char)*p >= 0x20) p++;
         return p;
     }
+    /* WHY apart: names and most values are short, and end in the first sixteen bytes. */
+    __attribute__((always_inline))
+    static inline const char *fastgw_string_run(const char *p, const char *end) {
+    #ifdef __SSE2__
+        if (end - p >= 16) {
+            __m128i v = _mm_loadu_si128((const __m128i *)p);
+            __m128i m = _mm_or_si128(
+                _mm_cmpeq_epi8(v, _mm_set1_epi8(34)), _mm_cmpeq_epi8(v, _mm_set1_epi8(92)));
+            int marks = _mm_movemask_epi8(
+                _mm_or_si128(m, _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(31)), v)));
+            if (marks) return p + __builtin_ctz((unsigned int)marks);
+            p += 16;
+        }
+    #endif
+        return fastgw_string_rest(p, end);
+    }
     static inline int fastgw_is_ascii(const char *p, Py_ssize_t n) {
         unsigned long long w, seen = 0;
     #ifdef __SSE2__
@@ -73,6 +90,9 @@ cdef extern from *:
 
 
 cdef inline const char* skip_space(const char* p, const char* end) noexcept nogil:
+    # WHY: most often there is none.
+    if p < end and <unsigned char>p[0] > 32:
+        return p
     while p < end and (p[0] == 32 or p[0] == 10 or p[0] == 13 or p[0] == 9):
         p += 1
     return p
@@ -172,7 +192,7 @@ cdef const char* skip_scalar(JsonScan* scan, const char* p) noexcept nogil:
     return json_fault(scan, p, b"no JSON value starts here")
 
 
-cdef const char* skip_key(JsonScan* scan, const char* p) noexcept nogil:
+cdef inline const char* skip_key(JsonScan* scan, const char* p) noexcept nogil:
     """Behind the colon of the member whose name should start at or after `p`, or NULL."""
     p = skip_space(p, scan.end)
     if p == scan.end or p[0] != 34:
@@ -189,28 +209,30 @@ cdef const char* skip_key(JsonScan* scan, const char* p) noexcept nogil:
 cdef const char* skip_value(JsonScan* scan, const char* p) noexcept nogil:
     """Behind the JSON value at `p`, or NULL with the fault in `scan`. Never recurses."""
     cdef const char* end = scan.end
-    cdef unsigned char[JSON_DEPTH_MAX] is_object
+    cdef char[JSON_DEPTH_MAX] closing    # the bracket that ends each of those that are open
     cdef int depth = 0
+    cdef bint wants_name = False
+    cdef char c
     while True:
+        if wants_name:
+            p = skip_key(scan, p)
+            if p == NULL:
+                return NULL
         p = skip_space(p, end)
         if p == end:
             return json_fault(scan, p, b"the text ends where a value should stand")
-        if p[0] == 123 or p[0] == 91:
+        c = p[0]
+        if c == 123 or c == 91:
             if depth == JSON_DEPTH_MAX:
                 return json_fault(scan, p, b"nesting is deeper than 512 levels")
-            is_object[depth] = p[0] == 123
+            closing[depth] = c + 2
             depth += 1
             p = skip_space(p + 1, end)
-            if p < end and p[0] == (125 if is_object[depth - 1] else 93):
-                p += 1
-                depth -= 1
-            elif is_object[depth - 1]:
-                p = skip_key(scan, p)
-                if p == NULL:
-                    return NULL
+            if p == end or p[0] != c + 2:
+                wants_name = c == 123
                 continue
-            else:
-                continue
+            p += 1
+            depth -= 1
         else:
             p = skip_scalar(scan, p)
             if p == NULL:
@@ -224,12 +246,9 @@ cdef const char* skip_value(JsonScan* scan, const char* p) noexcept nogil:
                 return json_fault(scan, p, b"the text ends inside an object or array")
             if p[0] == 44:
                 p += 1
-                if is_object[depth - 1]:
-                    p = skip_key(scan, p)
-                    if p == NULL:
-                        return NULL
+                wants_name = closing[depth - 1] == 125
                 break
-            if p[0] != (125 if is_object[depth - 1] else 93):
+            if p[0] != closing[depth - 1]:
                 return json_fault(scan, p, b"a comma or closing bracket is missing")
             p += 1
             depth -= 1
