@@ -262,9 +262,7 @@ cdef inline const char* walk_key(
     cdef const char* start
     cdef uint64_t bit
     cdef int index = frame.expected
-    frame.count += 1
-    if p < end and <unsigned char>p[0] <= 32:
-        p = skip_space(p, end)
+    p = skip_space(p, end)
     name = &program.names[node.names_first + index]
     if (index < node.names_count and end - p >= name.size
             and is_same_bytes_of(p, name.text_borrowed, name.size)):
@@ -318,10 +316,14 @@ cdef const char* walk_json(JsonProgram* program, const char* p, const char* end)
     cdef JsonFrame* frame = NULL
     cdef JsonNode* node = &program.nodes[0]
     cdef int depth = 0
+    cdef bint wants_name = False
     cdef char c
     while True:
-        if p < end and <unsigned char>p[0] <= 32:
-            p = skip_space(p, end)
+        if wants_name:
+            p = walk_key(program, frame, p, end, &node)
+            if p == NULL:
+                return NULL
+        p = skip_space(p, end)
         if p == end:
             return NULL
         c = p[0]
@@ -333,20 +335,16 @@ cdef const char* walk_json(JsonProgram* program, const char* p, const char* end)
             depth += 1
             frame.node = node
             frame.count = 0
-            frame.is_object = c == 123
+            frame.is_object = wants_name = c == 123
             p = skip_space(p + 1, end)
-            if frame.is_object:
+            if wants_name:
                 frame.expected = frame.known = 0
                 frame.required_left = node.required_count
                 frame.seen[0] = frame.seen[1] = frame.seen[2] = frame.seen[3] = 0
-                if p == end or p[0] != 125:
-                    p = walk_key(program, frame, p, end, &node)
-                    if p == NULL:
-                        return NULL
-                    continue
-            elif p == end or p[0] != 93:
+            if p == end or p[0] != c + 2:
                 frame.count = 1
-                node = &program.nodes[node.item]
+                if not wants_name:
+                    node = &program.nodes[node.item]
                 continue
         else:
             if c == 34:
@@ -361,18 +359,14 @@ cdef const char* walk_json(JsonProgram* program, const char* p, const char* end)
         while True:
             if depth == 0:
                 return p
-            if p < end and <unsigned char>p[0] <= 32:
-                p = skip_space(p, end)
+            p = skip_space(p, end)
             if p == end:
                 return NULL
             if p[0] == 44:
                 p += 1
-                if frame.is_object:
-                    p = walk_key(program, frame, p, end, &node)
-                    if p == NULL:
-                        return NULL
-                else:
-                    frame.count += 1
+                frame.count += 1
+                wants_name = frame.is_object
+                if not wants_name:
                     node = &program.nodes[frame.node.item]
                 break
             if p[0] != (125 if frame.is_object else 93) or not is_whole_frame(frame):
