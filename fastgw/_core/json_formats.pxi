@@ -74,7 +74,9 @@ cdef bint is_ipv4(const char* p, const char* end) noexcept nogil:
     return p == end
 
 
-cdef bint is_dotted(const char* p, const char* end, int part_bytes_max, int parts_max, bint is_host) noexcept nogil:
+cdef bint is_dotted(
+    const char* p, const char* end, int part_bytes_max, int parts_max, bint is_host
+) noexcept nogil:
     """Whether it is up to so many parts of letters and digits with dots between them.
 
     A host has two or more, the last of 2 to 10 letters; other names have underscores too.
@@ -82,7 +84,8 @@ cdef bint is_dotted(const char* p, const char* end, int part_bytes_max, int part
     cdef const char* part = p
     cdef bint has_letters_only = True
     cdef int parts_count = 1
-    while p < end and (is_letter(p[0]) or is_digit(p[0]) or p[0] == 46 or (p[0] == 95 and not is_host)):
+    while p < end and (is_letter(p[0]) or is_digit(p[0]) or p[0] == 46
+                       or (p[0] == 95 and not is_host)):
         if p[0] == 46:
             if not 1 <= p - part <= part_bytes_max:
                 return False

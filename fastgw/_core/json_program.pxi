@@ -1,7 +1,7 @@
 # A compiled JSON schema: a flat table of nodes, each with what it takes of every kind of value.
 #
-# `JsonWalker` gets the nodes that fastgw/schema/json_fast.py compiles, checks that no index leads out
-# of the table, and sorts what is looked up; json_walk.pxi walks messages by it. Names and single
+# `JsonWalker` gets the nodes that fastgw/schema/json_fast.py compiles, checks that no index leads
+# out of the table, and sorts what is looked up; json_walk.pxi walks messages by it. Names and single
 # values are found by halving, so that no schema makes a long message cost its square.
 
 cdef enum:
@@ -70,7 +70,9 @@ cdef inline int compare_texts(
     return memcmp(a, b, <size_t>a_size)
 
 
-cdef int find_name(JsonProgram* program, JsonNode* node, const char* text, Py_ssize_t size) noexcept nogil:
+cdef int find_name(
+    JsonProgram* program, JsonNode* node, const char* text, Py_ssize_t size
+) noexcept nogil:
     """The number of a property within its node, or -1 for one that the schema does not name."""
     cdef int low = 0
     cdef int high = node.names_count
@@ -90,7 +92,9 @@ cdef int find_name(JsonProgram* program, JsonNode* node, const char* text, Py_ss
     return -1
 
 
-cdef bint is_listed_text(JsonProgram* program, JsonNode* node, const char* text, Py_ssize_t size) noexcept nogil:
+cdef bint is_listed_text(
+    JsonProgram* program, JsonNode* node, const char* text, Py_ssize_t size
+) noexcept nogil:
     cdef int low = node.texts_first
     cdef int high = low + node.texts_count
     cdef int middle, order
@@ -203,7 +207,9 @@ cdef class JsonWalker:
         node.wholes_count = filled.wholes_count - node.wholes_first
         return 0
 
-    cdef int fill_names(self, JsonNode* node, JsonNode* filled, object rules, int nodes_count) except -1:
+    cdef int fill_names(
+        self, JsonNode* node, JsonNode* filled, object rules, int nodes_count
+    ) except -1:
         """Set the node's children and the names that lead to them."""
         cdef JsonName* name
         cdef bytes quoted
@@ -211,7 +217,8 @@ cdef class JsonWalker:
         if len(rules.names) > JSON_FIELDS_MAX:
             raise InternalError(f"{len(rules.names)} properties in one node of a JSON program")
         if not (0 <= rules.item < nodes_count and -1 <= rules.rest < nodes_count):
-            raise InternalError(f"a node of a JSON program has children {rules.item} and {rules.rest}")
+            raise InternalError(
+                f"a node of a JSON program has children {rules.item} and {rules.rest}")
         node.item, node.rest = rules.item, rules.rest
         node.names_first = filled.names_count
         node.names_count = <int>len(rules.names)

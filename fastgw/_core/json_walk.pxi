@@ -1,8 +1,8 @@
 # JSON messages against a compiled schema, byte by byte, without building any object.
 #
-# Bytes enter, and the end of a value that is surely good leaves, or NULL for "not surely". The schema
-# is a table of nodes (json_program.pxi) whose children are indexes into it; what is open stands in a
-# fixed array of frames, so that nothing recurses and nothing is allocated.
+# Bytes enter, and the end of a value that is surely good leaves, or NULL for "not surely". The
+# schema is a table of nodes (json_program.pxi) whose children are indexes into it; what is open
+# stands in a fixed array of frames, so that nothing recurses and nothing is allocated.
 # It must never take what the authority refuses: whatever needs care (an escaped or repeated name, a
 # number that rounds, a surrogate) is "not surely", and the authority alone refuses.
 # SOURCE: RFC 8259; JSON Schema, drafts 4 to 2020-12.
@@ -70,7 +70,8 @@ cdef extern from *:
     #define FASTGW_ROUNDS_ONCE 0
     #endif
     """
-    bint is_same_bytes_of "fastgw_is_same" (const char* a, const char* b, Py_ssize_t n) noexcept nogil
+    bint is_same_bytes_of "fastgw_is_same" (
+        const char* a, const char* b, Py_ssize_t n) noexcept nogil
     const double FASTGW_POWERS[23]
     const bint FASTGW_ROUNDS_ONCE
 
@@ -84,7 +85,9 @@ cdef inline int64_t count_points(const char* p, const char* end) noexcept nogil:
     return count
 
 
-cdef bint is_text_good(JsonProgram* program, JsonNode* node, const char* text, Py_ssize_t size) noexcept nogil:
+cdef bint is_text_good(
+    JsonProgram* program, JsonNode* node, const char* text, Py_ssize_t size
+) noexcept nogil:
     """Whether a string without escapes follows its node's rules."""
     cdef int64_t count
     if node.kinds & JSON_TEXT_LISTED:
@@ -99,8 +102,10 @@ cdef bint is_text_good(JsonProgram* program, JsonNode* node, const char* text, P
     return node.format == JSON_FORMAT_ANY or is_of_format(node.format, text, text + size)
 
 
-cdef const char* walk_escaped(JsonNode* node, const char* start, const char* p, const char* end) noexcept nogil:
-    """Behind a string from `start`, whose first escape may stand at `p`; NULL for not surely good."""
+cdef const char* walk_escaped(
+    JsonNode* node, const char* start, const char* p, const char* end
+) noexcept nogil:
+    """Behind a string from `start`, whose first escape may stand at `p`, or NULL."""
     cdef int64_t count = count_points(start, p)
     cdef int i
     if node.kinds & JSON_TEXT_LISTED or node.format != JSON_FORMAT_ANY:
@@ -131,7 +136,9 @@ cdef const char* walk_escaped(JsonNode* node, const char* start, const char* p, 
     return p + 1 if node.text_min <= count <= node.text_max else NULL
 
 
-cdef inline const char* walk_text(JsonProgram* program, JsonNode* node, const char* p, const char* end) noexcept nogil:
+cdef inline const char* walk_text(
+    JsonProgram* program, JsonNode* node, const char* p, const char* end
+) noexcept nogil:
     """Behind the string that opens at `p`, or NULL for not surely good."""
     cdef const char* start = p + 1
     if not node.kinds & JSON_TEXT:
@@ -154,7 +161,7 @@ cdef bint is_real_good(JsonNode* node, uint64_t digits, int power, bint is_negat
         return False
     value = value * FASTGW_POWERS[power] if power >= 0 else value / FASTGW_POWERS[-power]
     if digits > (<uint64_t>1 << 53) or not FASTGW_ROUNDS_ONCE:
-        # WHY: it is rounded more than once, by some 1e-16 of itself; close to a bound that may matter.
+        # WHY: it is rounded more than once, by some 1e-16 of itself, which matters near a bound.
         slack = value * 1e-12
     if is_negative:
         value = -value
@@ -210,7 +217,9 @@ cdef const char* walk_real(
     return p
 
 
-cdef inline const char* walk_number(JsonProgram* program, JsonNode* node, const char* p, const char* end) noexcept nogil:
+cdef inline const char* walk_number(
+    JsonProgram* program, JsonNode* node, const char* p, const char* end
+) noexcept nogil:
     """Behind the number at `p`, or NULL for not surely good."""
     cdef const char* start = p
     cdef const char* first
@@ -256,7 +265,7 @@ cdef const char* walk_word(JsonNode* node, const char* p, const char* end) noexc
 cdef inline const char* walk_key(
     JsonProgram* program, JsonFrame* frame, const char* p, const char* end, JsonNode** child
 ) noexcept nogil:
-    """Behind the colon of the member at `p`, whose node goes to `child`; NULL for not surely good."""
+    """Behind the colon of the member at `p`, whose node goes to `child`, or NULL."""
     cdef JsonNode* node = frame.node
     cdef JsonName* name
     cdef const char* start

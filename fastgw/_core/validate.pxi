@@ -326,8 +326,9 @@ cdef int split_lines(JsonScan* scan, JsonProgram* program, Buffer* spans) except
 
 
 cdef int split_body(bytes body, bint by_lines, JsonProgram* program, Buffer* spans) except -1:
-    """Put the span of each message of a batch into `spans`; raise ClientFault "bad-json" if it is none.
+    """Put the span of each message of a batch into `spans`.
 
+    Raises ClientFault "bad-json" if it is none.
     `program` tells messages that are surely good; NULL for none.
     """
     cdef const char* text = PyBytes_AS_STRING(body)
