@@ -142,7 +142,12 @@ class Dialogue:
     """One core with a live broker connection and the station `orders`."""
 
     def __init__(
-        self, *, is_live: bool = True, rates: RateConfig = NO_RATES, **limits: Any
+        self,
+        *,
+        is_live: bool = True,
+        rates: RateConfig = NO_RATES,
+        cors_origins: tuple[str, ...] = ("*",),
+        **limits: Any,
     ) -> None:
         self.loop = FakeLoop()
         self.identified: list[bytes | None] = []
@@ -156,7 +161,7 @@ class Dialogue:
             LimitsConfig(**limits),
             rates,
             tokens_max=100,
-            cors_origins=("*",),
+            cors_origins=cors_origins,
             identify=lambda asked: self.identify(asked),  # noqa: PLW0108 - tests replace it
             dispatch=lambda asked: self.dispatch(asked),  # noqa: PLW0108 - tests replace it
             consume=self.consumed.append,
