@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES: Final = ("http", "headers", "broker", "batch", "schema", "avro", "proxy", "inflate")
+NAMES: Final = (
+    "http", "headers", "usual", "broker", "batch", "schema", "avro", "proxy", "inflate",
+)  # fmt: skip
 PYTHON_MODULES: Final = ("fastgw.inflate", "fastgw.door.proxy_protocol")
 PYTHON_TARGETS: Final = ("proxy", "inflate")
 INPUT_BYTES_MAX: Final = 4096

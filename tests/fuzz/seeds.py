@@ -38,6 +38,13 @@ HTTP_WORDS: Final = (
     b"traceparent: 0",
     b"application/cloudevents-batch+json", b"X-A: ", b"\xe9", b"\0", b"\x7f",
 )  # fmt: skip
+USUAL_WORDS: Final = (
+    b"POST /stations/orders/produce/single HTTP/1.1\r\n", b"Host: gateway\r\n", b"\r\n ", b"\r\n\t",
+    b"POST /stations/picky/produce/batch HTTP/1.1\r\n", b"X-API-Key: a\r\n", b"Origin: http://a\r\n",
+    b"Connection: keep-alive\r\n", b"Proxy-Connection: close\r\n", b"Content-Length: 05 \r\n",
+    b"X-Signature: good hello\r\n", b"Cookie: a\r\n", b"X-A:\t1 \r\n", b"X-A:\r\n",
+    b"TE: trailers\r\n",
+)  # fmt: skip
 BROKER_WORDS: Final = (
     b"\r\n", b"\n", b"MSG ", b"HMSG ", b"msg ", b"PING\r\n", b"PONG\r\n", b"+OK\r\n",
     b"INFO {}\r\n",
@@ -53,6 +60,7 @@ BROKER_WORDS: Final = (
 WORDS: Final[dict[str, tuple[bytes, ...]]] = {
     "http": HTTP_WORDS,
     "headers": HTTP_WORDS,
+    "usual": HTTP_WORDS + USUAL_WORDS,
     "broker": BROKER_WORDS,
     "batch": JSON_WORDS,
     "schema": JSON_WORDS,
@@ -124,6 +132,28 @@ def requests() -> list[bytes]:
     ]
 
 
+def usual() -> list[bytes]:
+    """Requests as most clients send them, whole, one behind the other, and cut short."""
+    bare = HEAD.replace(b"Authorization: Bearer good\r\n", b"")
+    fields = (
+        b"", b"Connection: keep-alive\r\n", b"Cookie: a=b\r\nTE: trailers\r\n",
+        b"X-A:\t1 \r\nx-b:\r\n",
+        b"Content-Type: application/json\r\nOrigin: http://gateway\r\n", b"Nats-Msg-Id: 7\r\n",
+        b"X-Signature: good hello\r\n", b"Content-Encoding: gzip\r\n", b"X-1: 1\r\n" * 22,
+        b"traceparent: 00-a\r\nIdempotency-Key: k\r\nFastgw-Subject: eu\r\n",
+    )  # fmt: skip
+    whole = [request(head=head, extra=extra) for head in (HEAD, bare) for extra in fields]
+    stations = [
+        request(head=HEAD.replace(b"orders", name)) for name in (b"picky", b"silent", b"no")
+    ]
+    batch = request(b"[1,2]", head=BATCH)
+    lines = whole + stations + [batch, HEAD + b"\r\n", whole[0].replace(b"5\r\n", b" 05 \r\n")]
+    last = HEAD + b"Content-Length: 9\r\n\r\nhel"
+    return (
+        lines + [one + batch + one for one in lines] + [request(b"x" * 2500), lines[0] * 20 + last]
+    )
+
+
 def bodies() -> list[bytes]:
     """JSON texts, good and bad."""
     return [
@@ -184,6 +214,7 @@ def seeds(target: str) -> tuple[bytes, ...]:
             for kind in range(8)
             for lines in fields[kind::4]
         ],
+        "usual": lambda: spread(usual(), (0, 1, 2, 3, 0x45)) + spread(requests(), (0, 0x46)),
         "broker": lambda: spread(from_broker(), (0, 1, 0x3E)),
         "batch": lambda: [bytes([kind]) + body for kind in (0, 1) for body in bodies()],
         "schema": lambda: [bytes([kind]) + body for kind in range(8) for body in bodies()],

@@ -13,6 +13,7 @@ from tests.fuzz.front_door import fuzz_inflate, fuzz_proxy
 from tests.fuzz.header_bytes import fuzz_headers
 from tests.fuzz.http_bytes import fuzz_http
 from tests.fuzz.json_bytes import fuzz_batch, fuzz_schema
+from tests.fuzz.usual_bytes import fuzz_usual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "http": fuzz_http,
     "headers": fuzz_headers,
+    "usual": fuzz_usual,
     "broker": fuzz_broker,
     "batch": fuzz_batch,
     "schema": fuzz_schema,

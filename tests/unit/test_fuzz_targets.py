@@ -9,14 +9,22 @@ from typing import Any
 import pytest
 
 from fastgw import _core
-from tests.fuzz import broker_bytes, front_door, http_bytes, json_bytes, mutator, seeds
+from tests.fuzz import (
+    broker_bytes,
+    front_door,
+    http_bytes,
+    json_bytes,
+    mutator,
+    seeds,
+    usual_bytes,
+)
 from tests.fuzz.answers import read_answers
 from tests.fuzz.strict_http import read_requests
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.world import World, cuts
 from tests.unit.dialogue import HEAD, Answer, Client, Frame, request
 
-RUNS = {"http": 6000, "headers": 4000, "broker": 4000}
+RUNS = {"http": 6000, "headers": 4000, "usual": 4000, "broker": 4000}
 RUNS_OF_OTHERS = 8000
 BLOCKS_MAX = 3000
 """LIMIT: objects that a target may keep: caches of regular expressions, interned names."""
@@ -112,6 +120,20 @@ def test_http_callback_that_raises_comes_out(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ZeroDivisionError):
         http_bytes.fuzz_http(b"\0\0" + request())
     assert not http_bytes.WORLD
+
+
+@pytest.mark.parametrize("choice", range(4))
+def test_usual_request_that_is_read_otherwise_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, choice: int
+) -> None:
+    data = bytes([choice, 0]) + request(extra=b"X-Signature: good hello\r\n")
+    usual_bytes.fuzz_usual(data)
+    monkeypatch.setattr(usual_bytes, "WORLDS", {})
+    monkeypatch.setattr(
+        usual_bytes, "cuts", lambda stream, *_: [stream.replace(b"hello", b"other")]
+    )
+    with pytest.raises(AssertionError, match="through the parser"):
+        usual_bytes.fuzz_usual(data)
 
 
 def test_world_that_is_not_empty_is_noticed() -> None:
