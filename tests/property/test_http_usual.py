@@ -197,6 +197,18 @@ def test_bound_of_the_target_is_the_same(size: int) -> None:
     assert (fed == 0, len(seen.frames)) == ((True, 1) if size <= 64 else (False, 0))
 
 
+@pytest.mark.parametrize("size", [20_000, 30_000, 100_000])
+@pytest.mark.parametrize("place", [b"X-A:%bv", b"X-A:%b", b"Host:%bgateway", b"Content-Length:%b5"])
+def test_white_space_before_a_value_has_the_bound_of_the_head(size: int, place: bytes) -> None:
+    lines = [b"Host: gateway", b"Authorization: Bearer good", b"Content-Length: 5"]
+    line = place % (b" \t" * (size // 2))
+    names = [one.partition(b":")[0] for one in lines]
+    lines = [one for one, name in zip(lines, names, strict=True) if not line.startswith(name)]
+    data = LINE + b"\r\n".join([line, *lines]) + b"\r\n\r\nhello"
+    seen, _ = check(Setup(), [(data, "")])
+    assert len(seen.frames) == (size < 24_000)
+
+
 # --- bodies ---------------------------------------------------------------------------------------
 
 
