@@ -131,8 +131,12 @@ def without_reason(seen: Seen) -> Seen:
 
 
 def undated(client: Client) -> bytes:
-    """What the client got, without the time of it."""
-    lines = client.transport.take().split(b"\r\n")
+    """What the client got, without the time of it, and without a 100.
+
+    WHY: a 100 is owed while the body is missing; how long that is, the reads decide.
+    """
+    written = client.transport.take().replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+    lines = written.split(b"\r\n")
     return b"\r\n".join(line for line in lines if not line.startswith(b"Date: "))
 
 

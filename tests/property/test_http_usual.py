@@ -42,7 +42,7 @@ TARGET_BYTES_MAX = 511
 """The longest target whose end the core's ROUTE_BYTES_MAX finds."""
 
 POLICIES: list[str | tuple[str, ...]] = ["all", "none", ("x-*", "content-type", "nats-*"), ()]
-FEW = (("pipelined_max", 2), ("headers_count_max", 6))
+FEW = (("pipelined_max", 1), ("headers_count_max", 6))
 ROOMY = (("body_bytes_max", 200_000), ("batch_bytes_max", 200_000))
 AWAITED = Setup(is_awaited=True, limits=ROOMY)
 
@@ -52,7 +52,7 @@ AWAITED = Setup(is_awaited=True, limits=ROOMY)
 @pytest.mark.parametrize("headers", POLICIES, ids=str)
 @pytest.mark.parametrize("line", USUAL_LINES)
 def test_usual_line_means_what_the_parser_says(line: bytes, headers: str | tuple[str, ...]) -> None:
-    pieces = request(extra=line + b"\r\n") * 2
+    pieces = request(b"[1,2]", extra=line + b"\r\n") * 2
     for setup in (
         Setup(headers),
         Setup(headers, header_allow=(), cors_origins=("https://a.example",)),
@@ -61,7 +61,7 @@ def test_usual_line_means_what_the_parser_says(line: bytes, headers: str | tuple
         Setup(headers, is_signed=True),
     ):
         for head in (HEAD, BATCH, HEAD.replace(GOOD, b""), HEAD.replace(b"Host", b"hOST")):
-            steps = [(request(b"hello", head, line + b"\r\n"), ""), (pieces, "")]
+            steps = [(request(b"[1,2]", head, line + b"\r\n"), ""), (pieces, "")]
             assert check(setup, steps)[1] == 0
 
 
@@ -139,6 +139,15 @@ def test_request_line_means_what_the_parser_says(line: bytes) -> None:
         check(setup, [(data * 3, ""), (request(), ""), (data, ""), (request() * 2, "")])
         check(setup, [(request() + data, ""), (data + request(), "")])
     assert check(Setup(serves="admin"), [(data, "")])[1] == len(data)
+
+
+@pytest.mark.parametrize("event", ["drop", "all", "none", "globs", "forget", "forbid", "away"])
+def test_what_a_connection_knows_is_what_holds_now(event: str) -> None:
+    plain = request(head=HEAD.replace(b"orders", b"plain"), extra=b"X-A: 1\r\nY-B: 2\r\n")
+    usual = request(extra=b"X-A: 1\r\nY-B: 2\r\n")
+    for one in (plain, usual):
+        for setup in (Setup(), Setup("none"), Setup(is_signed=True)):
+            check(setup, [(one, ""), (one, event), (one, ""), (one * 2 + usual, "")])
 
 
 # --- bounds ---------------------------------------------------------------------------------------
@@ -354,7 +363,7 @@ KINDS: dict[str, bytes] = {
 @pytest.mark.parametrize("second", KINDS)
 def test_requests_in_one_read_in_every_order_mean_the_same(first: str, second: str) -> None:
     one, two = KINDS[first], KINDS[second]
-    for setup in (Setup(), Setup(limits=(("pipelined_max", 2),)), Setup(is_awaited=True)):
+    for setup in (Setup(), Setup(limits=(("pipelined_max", 1),)), Setup(is_awaited=True)):
         for data in (one + two, one + two + one + two, two * 2 + one * 2 + KINDS["usual"]):
             check(setup, [(data, "known"), (KINDS["usual"], "known")])
             check(setup, [(data, "known"), (b"", "eof")], cut_at([len(one), len(one) + 30, 400]))

@@ -24,7 +24,7 @@ USUAL_LINES = [
     b"Content-Encoding:", b"Content-Encoding: gzip\r\nContent-Encoding: gzip",
     b"Connection: keep-alive", b"connection:KEEP-ALIVE \t",
     b"Connection: keep-alive\r\nConnection: Keep-Alive", b"WebHook-Request-Origin: a.example",
-    b"X-Signature: good hello", b"X-Signature: good hello\r\nX-Signature: good hello",
+    b"X-Signature: good [1,2]", b"X-Signature: good [1,2]\r\nX-Signature: good [1,2]",
     b"X-More: 1\r\nX-Signature: bad", b"Forwarded: for=1.2.3.4", b"Hosts: b", b"Accept: */*",
 ]  # fmt: skip
 PARSED_LINES = [

@@ -22,6 +22,9 @@ PARSED_BYTES: Final = 15
 SETTLE_MAX: Final = 1000
 """LIMIT: rounds of turns and acks until nothing moves."""
 
+BROKEN: Final = b"Error-Code: bad-request-framing\r\n"
+UNTOLD: Final = {"requests": 0, "faults": 0}
+
 Step = tuple[bytes, str]
 
 
@@ -133,7 +136,7 @@ class Scene:
         if setup.has_certificate:
             how |= {"certificate": {"subject": ()}, "name_of": lambda _: "ann"}
         self.client: Client = self.dialogue.client(**how)
-        self.is_lost = self.is_ended = self.is_unread = self.is_broken = False
+        self.is_lost = self.is_ended = self.is_unread = False
         self.outcome = Outcome([], [], [], [], [])
 
     def put_station(self, name: str, headers: str | tuple[str, ...]) -> None:
@@ -187,11 +190,14 @@ class Scene:
             is_stuck = transport.is_reading_paused and not transport.is_closed
             assert not is_stuck, "all is answered, and reading rests"
         if not (transport.is_closed or self.is_ended):
+            # WHY: a read that finds nothing under way has a turn of its own, and how many turns
+            # there were would follow from the cuts; who drains closes by them.
+            self.dialogue.link.resume_writing()
             self.client.send(data)
 
     def cause(self, event: str) -> None:
         """Have something happen between two reads."""
-        dialogue, protocol = self.dialogue, self.client.protocol
+        dialogue, protocol = self.dialogue, self.client.transport.protocol
         happen: dict[str, Callable[[], object]] = {
             "all": lambda: self.put_station("orders", "all"),
             "none": lambda: self.put_station("orders", "none"),
@@ -239,16 +245,11 @@ class Scene:
         transport = self.client.transport
         stats = self.dialogue.ingress.stats()
         written = undated(bytes(transport.written))
-        self.is_broken = self.is_broken or b"bad-request-framing" in written
-        if self.is_unread or self.is_broken:
-            # WHY: before it finds a head broken, llhttp tells of its first fields or not, as the
-            # reads were cut; only a head with a field counts.
-            del stats["requests"]
-        if self.is_unread:
-            # WHY: what an answer has charged is given back when it is written; a body that came in
-            # one read was never charged.
-            del stats["waiting_bytes"]
-        else:
+        if self.is_unread or self.later:
+            # WHY: what is wrong may be written later, see `without_reason`; and what an answer has
+            # charged is given back when it is written: a body in one read was never charged.
+            stats |= UNTOLD | {"waiting_bytes": 0}
+        if not self.is_unread:
             transport.take()
         self.outcome.written.append(written)
         self.outcome.stats.append(stats)
@@ -287,9 +288,14 @@ def face(asked: _core.Request) -> tuple[Any, ...]:
 
 
 def undated(written: bytes) -> bytes:
-    """Answers without the time they were written at."""
+    """Answers without what the clock says in them, and without a 100.
+
+    WHY: a 100 is owed while the body is missing; how long that is, the reads decide.
+    """
+    written = written.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
     lines = written.split(b"\r\n")
-    return b"\r\n".join(line for line in lines if not line.startswith(b"Date: "))
+    timed = (b"Date: ", b"Retry-After: ")
+    return b"\r\n".join(line for line in lines if not line.startswith(timed))
 
 
 def whole(data: bytes) -> Iterator[bytes]:
@@ -330,5 +336,21 @@ def check(
     """Hold a dialogue against its twin; returns its outcome, and how many bytes were parsed."""
     seen, fed = play(setup, steps, pieces)
     wanted, _ = play(setup, steps, small)
-    assert seen == wanted
+    if BROKEN in b"".join(seen.written + wanted.written):
+        assert without_reason(seen) == without_reason(wanted)
+    else:
+        assert seen == wanted
     return seen, fed
+
+
+def without_reason(outcome: Outcome) -> Outcome:
+    """The outcome without the reason of the refusal that has ended its connection.
+
+    WHY: llhttp tells of a field or target in front of a broken byte or not, as the reads were cut;
+    so a bound may be what is wrong, or the bytes, or first one and then the other.
+    """
+    written = [
+        before if b"Connection: close\r\n" in last and start else before + start + last
+        for before, start, last in (one.rpartition(b"HTTP/1.1 4") for one in outcome.written)
+    ]
+    return outcome._replace(written=written, stats=[one | UNTOLD for one in outcome.stats])
