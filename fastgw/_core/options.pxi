@@ -113,10 +113,15 @@ cdef bint is_lines_type(bytes content_type):
 
 cdef inline bint is_json_type(bytes content_type) noexcept:
     """Whether the media type is surely no other schema type's; most requests say JSON or nothing."""
+    cdef Py_ssize_t size
+    cdef const char* text
     if content_type is None:
         return True
-    return (PyBytes_GET_SIZE(content_type) >= 16
-            and memcmp(PyBytes_AS_STRING(content_type), b"application/json", 16) == 0)
+    size = PyBytes_GET_SIZE(content_type)
+    text = PyBytes_AS_STRING(content_type)
+    # WHY the end: `application/jsonl` is another type.
+    return (size >= 16 and memcmp(text, b"application/json", 16) == 0
+            and (size == 16 or text[16] == 59 or text[16] == 32))
 
 
 cdef bint is_envelope_type(bytes content_type):
