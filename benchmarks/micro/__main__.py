@@ -129,8 +129,10 @@ def recount(counts: dict[str, float], baseline: Mapping[str, float]) -> dict[str
 
 
 def has_moved(counts: Mapping[str, float], baseline: Mapping[str, float], name: str) -> bool:
-    """Tell whether a part's count is further from the baseline than the tolerance."""
-    return abs(counts[name] / baseline[name] - 1) > TOLERANCE
+    """Tell whether the count of a part that is judged is further from the baseline than may be."""
+    from benchmarks.micro.parts import PARTS
+
+    return PARTS[name].is_judged and abs(counts[name] / baseline[name] - 1) > TOLERANCE
 
 
 def derive(counts: Mapping[str, float]) -> dict[str, float]:
