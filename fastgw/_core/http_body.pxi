@@ -50,7 +50,7 @@ cdef int go_on_with_body(HttpConnection conn, Request request) except -1:
         leave_sink(conn)
         return conn.finish_body(request)
     keep_arrived(conn)
-    if (conn.sink is None and conn.is_body_alone and not conn.is_stopped and not conn.is_tls
+    if (conn.sink is None and not conn.is_stopped and not conn.is_tls
             and conn.content_length - conn.body_size >= SINK_BYTES_MIN):
         conn.sink = BodySink.__new__(BodySink)
         conn.sink.conn = conn

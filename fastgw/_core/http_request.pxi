@@ -367,9 +367,7 @@ cdef class HttpConnection:
         cdef Request request = self.current
         if request is None or self.is_stopped:
             return
-        self.body_size += PyBytes_GET_SIZE(chunk)
-        if self.bucket is not None:
-            self.bucket.charge(PyBytes_GET_SIZE(chunk))
+        count_part(self, PyBytes_GET_SIZE(chunk))
         if self.body_size > self.body_max:
             self.fault("body-too-large", f"body of more than {self.body_max} bytes")
         elif request.answer is not None:

@@ -19,7 +19,7 @@ from fastgw.handlers.admin_access import AdminAccess
 from fastgw.handlers.routes import Routes
 from tests.integration.brokers import Broker, broker, control
 from tests.unit.handler_fakes import FakeRequest
-from tests.wire.gateway import ADMIN, Gateway, run_fastgw, serving, wait_until
+from tests.wire.gateway import ADMIN, CHANGE_S_MAX, Gateway, run_fastgw, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,8 +31,6 @@ __all__ = ["broker"]
 SECRET = "the-password-of-a-user-1"
 HOOK_SECRET = "a-secret-of-the-sender-1"
 # The promise is a second; a busy machine gets five, and without the watch it would be for ever.
-CHANGE_S_MAX = 5.0
-"""LIMIT: HTTP_API, a change takes effect on every gateway within a second."""
 
 ROTATION_S_MAX = 15.0
 """LIMIT: a new secret signs five seconds after it was made."""

@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.wire.gateway import ADMIN, PASSWORD, Gateway, free_port, serving, wait_until
+from tests.wire.gateway import (
+    ADMIN,
+    CHANGE_S_MAX,
+    PASSWORD,
+    Gateway,
+    free_port,
+    serving,
+    wait_until,
+)
 from tests.wire.raw_http import Wire, build
 
 if TYPE_CHECKING:
@@ -29,9 +37,6 @@ PER_ADDRESS_MAX: Final = 4
 
 LATE_S_MAX: Final = 5.0
 """LIMIT: how much later than told a busy test machine may see it work again."""
-
-CHANGE_S_MAX: Final = 5.0
-"""LIMIT: a new user, key or station is known everywhere; a second is promised."""
 
 
 def check_refused(response: Response, rate_per_s: float = 0.0) -> int:

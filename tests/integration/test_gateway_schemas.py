@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.wire.gateway import Gateway, run_fastgw, serving, wait_until
+from tests.wire.gateway import CHANGE_S_MAX, Gateway, run_fastgw, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The promise is a second; a busy machine gets five, and without the watch it would be for ever.
-CHANGE_S_MAX = 5.0
-"""LIMIT: HTTP_API, a change takes effect on every gateway within a second."""
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from fastgw.config import LimitsConfig
 from tests.integration.certificates import Authority
 from tests.integration.test_gateway_rolling import loaded, pid_of, state_of, wait_for_more
 from tests.integration.test_gateway_workers import children
-from tests.wire.gateway import ADMIN, PASSWORD, Gateway, wait_until
+from tests.wire.gateway import ADMIN, PASSWORD, Gateway, is_pending, wait_until
 from tests.wire.raw_http import Wire, build
 
 if TYPE_CHECKING:
@@ -259,19 +259,15 @@ def test_end_answers_those_who_were_in_the_queue_already(tmp_path: Path, workers
                 wire.send(request)
             os.kill(pid_of(gateway), signal.SIGTERM)
             if workers == "2":
-                wait_until(lambda: all(is_told(pid) for pid in pids), what="the parent's word")
+                wait_until(
+                    lambda: all(is_pending(pid, signal.SIGTERM) for pid in pids),
+                    what="the parent's word",
+                )
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             assert [wire.expect().status for wire in wires] == [200] * 8
         assert gateway.process is not None
         assert gateway.process.wait(20) == 0
-
-
-def is_told(pid: int) -> bool:
-    """Whether SIGTERM waits for a process that stands still."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^ShdPnd:\s*(\w+)", text, re.MULTILINE)
-    return found is not None and bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

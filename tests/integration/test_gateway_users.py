@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.wire.gateway import ADMIN, PASSWORD, Gateway, run_fastgw, serving, wait_until
+from tests.wire.gateway import (
+    ADMIN,
+    CHANGE_S_MAX,
+    PASSWORD,
+    Gateway,
+    run_fastgw,
+    serving,
+    wait_until,
+)
 from tests.wire.raw_http import build
 
 if TYPE_CHECKING:
@@ -18,8 +26,6 @@ if TYPE_CHECKING:
 
 SECRET = "the-password-of-a-user-1"
 # The promise is a second; a busy machine gets five, and without the watch it would be for ever.
-CHANGE_S_MAX = 5.0
-"""LIMIT: HTTP_API, a change takes effect on every gateway within a second."""
 
 
 @pytest.fixture(scope="module")

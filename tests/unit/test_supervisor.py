@@ -18,7 +18,7 @@ import fastgw
 from fastgw.crew import AGAIN_S
 from tests.integration.test_gateway_rolling import state_of
 from tests.unit.crews import SILENCE_S
-from tests.wire.gateway import ROOT, clean_env, wait_until
+from tests.wire.gateway import ROOT, clean_env, is_pending, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,12 +98,6 @@ class Toys:
 
     def end(self) -> int:
         return self.process.wait(WAIT_S_MAX)
-
-
-def is_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal waits for a process."""
-    found = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -57,6 +58,12 @@ class Stored:
     def header(self, name: str) -> str | None:
         """Find a header; NATS compares names with their case."""
         return next((value for key, value in self.headers if key == name), None)
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process."""
+    found = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = START_S_MAX, what: str = "") -> Any:
